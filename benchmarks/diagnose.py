@@ -11,19 +11,23 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.table import print_header, print_machine, print_row
+from rope_core.config import AttentionConfig
 from rope_core.diagnosis import diagnose
-from tests.diagnosis_oracle import cases
+from tests.diagnosis_oracle import attention_cases, cases
 from tests.diagnosis_oracle.judge import judge
 from tests.diagnosis_oracle.mistakes import ROTATION
+from tests.diagnosis_oracle.presets import all_layers
 
 COLUMNS = ("part", "cases", "right", "tie", "wrong", "percent", "median ms", "slowest ms")
+ALL = [*ROTATION, *attention_cases.ATTENTION]
 AnyCase = Any
 
 
@@ -66,6 +70,8 @@ def tensor(x: Any) -> Any:
 def diagnosis_of(case: AnyCase) -> Any:
     """Return what `diagnose` says of a case."""
     arguments = {name: tensor(x) for name, x in case.arguments.items()}
+    if "attention" in arguments:
+        arguments["attention"] = AttentionConfig(**arguments["attention"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return diagnose(case.layer.given, **arguments)
@@ -103,26 +109,47 @@ def repeated(count: int, make: Callable[[], AnyCase | None]) -> Iterator[AnyCase
 
 def parts(options: argparse.Namespace) -> Iterator[Part]:
     """Diagnose the cases of each part."""
-    draw = cases.Draw(kinds=options.kinds, extra=options.extra)
+    of_ropes = [kind for kind in options.kinds if kind != "attention"]
+    draw = cases.Draw(kinds=of_ropes or ("rotation",), extra=options.extra)
     if options.dtypes:
-        draw = cases.replace(draw, dtypes=options.dtypes)
+        draw = replace(draw, dtypes=options.dtypes)
     if options.big:
-        layers = [layer for layer in cases.all_layers() if layer.rope.head_dim == 128]
-        draw = cases.replace(draw, tokens=(2048,), heads=(32,), rows=(1,), layers=layers, extra=0.0)
-    for code in options.codes:
-        rng = random.Random(f"{options.seed} {code}")
-        make = lambda code=code, rng=rng: cases.single_case(draw, code, rng)  # noqa: E731
-        yield run(code, repeated(options.cases, make), judge)
+        layers = [layer for layer in all_layers() if layer.rope.head_dim == 128]
+        draw = replace(draw, tokens=(2048,), heads=(32,), rows=(1,), layers=layers, extra=0.0)
     rng = random.Random(f"{options.seed} rest")
-    if options.pairs:
-        pairs = repeated(options.pairs, lambda: cases.pair_case(draw, rng))
-        yield run("two mistakes", pairs, judge)
+    if of_ropes:
+        for code in (code for code in options.codes if code in ROTATION):
+            rng = random.Random(f"{options.seed} {code}")
+            single = partial(cases.single_case, draw, code, rng)
+            yield run(code, repeated(options.cases, single), judge)
+        if options.pairs:
+            pairs = repeated(options.pairs, lambda: cases.pair_case(draw, rng))
+            yield run("two mistakes", pairs, judge)
+    if "attention" in options.kinds:
+        yield from attention_parts(options, draw)
+    if not of_ropes:
+        return
     if options.right:
         right = repeated(options.right, lambda: cases.right_case(draw, rng))
         yield run("right numbers", right, judge)
     if options.strange:
         strange = repeated(options.strange, lambda: cases.strange_case(draw, rng))
         yield run("no known mistake", strange, unexplained)
+
+
+def attention_parts(options: argparse.Namespace, draw: cases.Draw) -> Iterator[Part]:
+    """Diagnose the cases of attention."""
+    for code in (code for code in options.codes if code in attention_cases.CODES):
+        rng = random.Random(f"{options.seed} {code}")
+        single = partial(attention_cases.some_attention_case, draw, [code], rng)
+        yield run(f"attention: {code}", repeated(options.cases, single), judge)
+    rng = random.Random(f"{options.seed} attention")
+    if options.pairs:
+        pairs = repeated(options.pairs // 4, lambda: attention_cases.attention_pair(draw, rng))
+        yield run("attention: two mistakes", pairs, judge)
+    if options.right:
+        right = partial(attention_cases.some_attention_case, draw, [], rng)
+        yield run("attention: right numbers", repeated(options.right // 4, right), judge)
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -134,7 +161,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--right", type=int, help="cases without mistake; 5000 by default")
     parser.add_argument("--strange", type=int, help="cases no mistake explains; 1000 by default")
     parser.add_argument("--seed", default="0")
-    parser.add_argument("--kinds", nargs="*", default=cases.Draw().kinds)
+    parser.add_argument("--kinds", nargs="*", default=[*cases.Draw().kinds, "attention"])
     parser.add_argument("--dtypes", nargs="*")
     parser.add_argument("--extra", type=float, default=0.25, help="share of ropes of no preset")
     parser.add_argument("--big", action="store_true", help="2,048 tokens x 32 heads x 128")
@@ -142,8 +169,8 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     chosen = (options.codes, options.pairs, options.right, options.strange)
     if all(part is None for part in chosen):
-        options.codes, options.pairs, options.right, options.strange = ROTATION, 2000, 5000, 1000
-    options.codes = ROTATION if options.codes == [] else options.codes or []
+        options.codes, options.pairs, options.right, options.strange = ALL, 2000, 5000, 1000
+    options.codes = ALL if options.codes == [] else options.codes or []
     return options
 
 

@@ -19,6 +19,7 @@ from rope_core.calls import (
 )
 from rope_core.comparison import Comparison, compare
 from rope_core.config import Arithmetic, AttentionConfig, Layout, RopeConfig, Rounding
+from rope_core.diagnosis import Diagnosis, diagnose
 from rope_core.errors import ConfigError, NoBackend, RopeError, ShapeError
 from rope_core.frequencies import VARIANTS
 from rope_core.functional import RopeWarning, attend, rotate
@@ -41,6 +42,7 @@ __all__ = [
     "Comparison",
     "ConfigError",
     "CosSin",
+    "Diagnosis",
     "DynamicLength",
     "LayerKind",
     "Layout",
@@ -62,6 +64,7 @@ __all__ = [
     "convert",
     "convert_weight",
     "cos_sin",
+    "diagnose",
     "layer_kinds",
     "merge",
     "model_summary",

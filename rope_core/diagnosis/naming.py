@@ -246,7 +246,7 @@ class _Search:
                     for last in ("exponent_width_wrong", *ROUNDED):
                         if last in self.codes:
                             yield from self._plain(trial, [last])
-        numbered = self._numbered()
+        numbered = self._numbered() if self.right.numbers.shape == self._shape else []
         for place, one in enumerate(numbered):
             for other in numbered[place + 1 :]:
                 yield from self._two_numbers(one, other)

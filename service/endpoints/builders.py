@@ -83,7 +83,7 @@ def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolv
     if params.tensor_layout == "bhsd":
         tensors = as_bshd(tensors)
     q = tensors["q"]
-    q_positions, k_positions = _positions_of_q_and_k(tensors, params)
+    q_positions, k_positions = positions_of_q_and_k(tensors, params)
     resolved = ResolvedRope(None)
     if params.rope is not None:
         of_rope = (tensors["k"], k_positions) if params.rotate == "k" else (q, q_positions)
@@ -93,7 +93,7 @@ def build_attend(tensors: Tensors, params: AttentionParams, resolver: RopeResolv
         raise ConfigError("rope.layer", expected, "none")
     if resolved.model is not None:
         resolved.model.require_attention()
-    cu_seqlens = _of_q_and_k(tensors, "cu_seqlens", "cu_seqlens_q", "cu_seqlens_k")
+    cu_seqlens = tensors_of_q_and_k(tensors, "cu_seqlens", "cu_seqlens_q", "cu_seqlens_k")
     q_index, k_index = token_index(tensors, params, *cu_seqlens)
     call = Attend(
         q,
@@ -181,7 +181,7 @@ def _check_width(rope: Rope) -> None:
             raise TooLarge(f"rope.{name}", MAX_HEAD_DIM, f"{width:,}")
 
 
-def _of_q_and_k(
+def tensors_of_q_and_k(
     tensors: Tensors, shared: str, of_q: str, of_k: str
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the tensors of q and of k: either two tensors, or one that is shared."""
@@ -192,11 +192,11 @@ def _of_q_and_k(
     return tensors[shared], tensors[shared]
 
 
-def _positions_of_q_and_k(
+def positions_of_q_and_k(
     tensors: Tensors, params: AttentionParams
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the positions of q and of k. `positions` are those of the sides that rotate."""
-    of_q, of_k = _of_q_and_k(tensors, "positions", "q_positions", "k_positions")
+    of_q, of_k = tensors_of_q_and_k(tensors, "positions", "q_positions", "k_positions")
     if "positions" not in tensors or params.rotate == "both":
         return of_q, of_k
     if params.rotate == "none":

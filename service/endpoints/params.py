@@ -73,6 +73,17 @@ class ResolveParams(Params):
     preset."""
 
 
+class CompareParams(Params):
+    """Parameters of `/v1/compare`."""
+
+    rope: AnyRope | None
+    """One rope: an object with parameters, a model's config or a preset, or the name of a preset.
+    null: rotate nothing."""
+
+    other: AnyRope | None
+    """The other rope, in the same forms."""
+
+
 class PositionsParams(Params):
     """Parameters of `/v1/positions`."""
 
@@ -137,6 +148,21 @@ class AttentionParams(LayoutParams):
         """Return the value of a model's config, replaced where the request has parameters."""
         names = self.model_fields_set & MODEL_PARAMS
         return replace(model, **{name: getattr(self, name) for name in names})
+
+
+class DiagnoseParams(AttentionParams):
+    """Parameters of `/v1/diagnose`."""
+
+    rope: AnyRope | None
+    """How the numbers should be rotated: an object with parameters, a model's config or a preset,
+    or the name of a preset. null: not at all (a NoPE layer)."""
+
+    max_mistakes: Literal[1, 2] = 2
+    """Most mistakes that explain the numbers together."""
+
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Largest relative error that is not a difference; by default that of the dtype
+    (docs/diagnose.md)."""
 
 
 MODEL_PARAMS = frozenset(field.name for field in fields(AttentionConfig))

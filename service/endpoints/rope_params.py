@@ -122,7 +122,7 @@ def _form_tag(value: Any) -> str:
 FORMS: Mapping[str, type[RopeForm]] = {"parameters": Rope, "config": Model, "preset": PresetModel}
 """The forms that are objects, by the tags of the union below."""
 
-ROPES = ("rope", "to")
+ROPES = ("rope", "to", "other")
 """Parameters that are ropes."""
 
 ROPE_PARAMS = frozenset(

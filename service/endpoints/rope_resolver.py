@@ -1,7 +1,7 @@
 """Turns the rope of a request into the library's value."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rope_core import (
@@ -18,7 +18,7 @@ from rope_core.hf.other_files import describe, describe_names
 from rope_core.own_frequencies import LISTS, implied_rope_type, listed_rotary_dim
 from rope_core.presets import Preset, lookup
 from rope_core.presets.folder import RefusedPreset
-from rope_core.sources import SPELLINGS, is_of_model
+from rope_core.sources import SPELLINGS, RopeSource, is_of_model
 from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.errors import UnknownName
 
@@ -43,6 +43,10 @@ class ResolvedRope:
 
     length: TakenLength | None = None
     """The length that the request fixes for the config of a model."""
+
+    source: RopeSource | None = None
+    """The rope in a form of the library: the config of a model with its options, which resolves
+    to other layers as well, unless the request fixes a length."""
 
     @property
     def rope(self) -> RopeConfig:
@@ -137,35 +141,37 @@ class RopeResolver:
         name: str,
     ) -> ResolvedRope:
         if isinstance(rope, Rope):
-            return ResolvedRope(_build_config(rope, head_dim, name), None, _provenance(rope))
+            built = _build_config(rope, head_dim, name)
+            return ResolvedRope(built, None, _provenance(rope), source=built)
         source: Mapping[str, Any]
         if isinstance(rope, Model):
             source, model_type = rope.config, rope.model_type
         else:
             source, model_type = self._preset(rope.preset).config, None
-        model = resolve(
-            source,
-            model_type=model_type,
-            part=rope.part,
-            layer=rope.layer,
-            layer_type=rope.layer_type,
-            compat=rope.compat,
-            arithmetic=rope.arithmetic,
-            head_dim=head_dim,
-            num_axes=num_axes,
-            assume=rope.assume,
-        )
+        options: dict[str, Any] = {
+            "model_type": model_type,
+            "part": rope.part,
+            "layer": rope.layer,
+            "layer_type": rope.layer_type,
+            "compat": rope.compat,
+            "arithmetic": rope.arithmetic,
+            "assume": rope.assume,
+        }
+        model = resolve(source, head_dim=head_dim, num_axes=num_axes, **options)
         config, length = model.rope, None
+        given = {key: value for key, value in options.items() if value is not None}
+        library_form: RopeSource = {"config": source, **given}
         if config is not None and rope.length is not None:
             if not config.needs_length:
                 expected = "absent: the frequencies of this model do not depend on a length"
                 raise ConfigError("length", expected, rope.length)
             if rope.length < 0:
                 raise ConfigError("length", "0 or more", rope.length)
-            given = TakenLength(rope.length, f"{name}.length")
-            length = taken_length(config, lambda: given)
+            fixed = TakenLength(rope.length, f"{name}.length")
+            length = taken_length(config, lambda: fixed)
             config = config.for_length(rope.length)
-        return ResolvedRope(config, model, model.provenance, model.warnings, length)
+            library_form = replace(model, rope=config)
+        return ResolvedRope(config, model, model.provenance, model.warnings, length, library_form)
 
 
 def _provenance(rope: Rope) -> dict[str, str]:

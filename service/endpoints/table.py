@@ -12,9 +12,18 @@ from rope_core import ConfigError, Result, ShapeError, Table, presets
 from rope_core.calls import tensor_fields
 from service.endpoints import builders
 from service.endpoints.builders import PreparedCall, Tensors
+from service.endpoints.comparison import answer_compare
+from service.endpoints.diagnosis import (
+    ATTENTION_TENSORS,
+    DIAGNOSIS_TENSORS,
+    EVIDENCE,
+    answer_diagnose,
+)
 from service.endpoints.params import (
     AttentionParams,
+    CompareParams,
     CosSinParams,
+    DiagnoseParams,
     LayoutParams,
     MergeParams,
     PositionsParams,
@@ -71,6 +80,9 @@ class Endpoint(Generic[P]):
 
     is_slow: bool = False
     """Whether `build` may run too long for the event loop."""
+
+    needs_worker: bool = False
+    """Whether `build` takes seconds, so that the worker process runs it."""
 
     @cached_property
     def operation(self) -> str:
@@ -236,6 +248,25 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
         has_other_outputs=True,
         params=PositionsParams,
         build=answer_positions,
+        needs_device=False,
+        is_slow=True,
+    ),
+    Endpoint(
+        path="/v1/diagnose",
+        summary="Find out which mistake explains numbers that differ",
+        optional=(*EVIDENCE, "positions", *ATTENTION_TENSORS),
+        outputs=DIAGNOSIS_TENSORS,
+        params=DiagnoseParams,
+        build=answer_diagnose,
+        needs_device=False,
+        needs_worker=True,
+    ),
+    Endpoint(
+        path="/v1/compare",
+        summary="Compare two ropes: parameters, angles, and the first position that differs",
+        outputs=("inv_freq", "inv_freq_other"),
+        params=CompareParams,
+        build=answer_compare,
         needs_device=False,
         is_slow=True,
     ),

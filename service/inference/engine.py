@@ -168,7 +168,7 @@ class Engine:
         try:
             return self._run_on_device(jobs) if runner is None else runner(jobs)
         except (MemoryError, RuntimeError) as failure:
-            if _means_no_memory(failure):
+            if means_no_memory(failure):
                 raise DeviceFull from None
             raise
 
@@ -214,6 +214,6 @@ class Engine:
                 return rope_core.merge(call, backend)
 
 
-def _means_no_memory(failure: Exception) -> bool:
+def means_no_memory(failure: Exception) -> bool:
     """Return whether a failure means that host memory is exhausted."""
     return isinstance(failure, MemoryError) or "DefaultCPUAllocator" in str(failure)

@@ -12,13 +12,13 @@ from service.access.gate import Gate
 from service.access.tenant import ANONYMOUS, Tenant
 from service.batching.admission import Admission, Charge
 from service.batching.batcher import Batcher
-from service.batching.call_queue import FutureEntry
+from service.batching.call_queue import Batchable, FutureEntry
 from service.batching.run import Completed
 from service.buffer_pool import BufferPool
 from service.endpoints import table
 from service.endpoints.builders import PreparedCall
 from service.endpoints.rope_resolver import RopeResolver
-from service.endpoints.table import INLINE_PARAMS_BYTES, Endpoint
+from service.endpoints.table import INLINE_PARAMS_BYTES, MAX_PARAMS_BYTES, Endpoint
 from service.endpoints.tensor_layout import answer_as_bhsd, with_contiguous_heads
 from service.errors import ClientLeft, TimedOut, TooLarge
 from service.inference.backend_policy import BackendPolicy
@@ -29,7 +29,9 @@ from service.observability.request_log import describe_shapes
 from service.settings import Settings
 from service.slab_pool import SlabPool
 from service.wire import Message
+from service.worker.queue import WorkerJob, WorkerQueue
 
+J = TypeVar("J", bound=Batchable)
 R = TypeVar("R")
 
 INLINE_COPY_BYTES = 256 * 2**10
@@ -66,8 +68,8 @@ class Served(NamedTuple):
     num_bytes: int
     """Upper bound of the bytes of its tensors."""
 
-    completed: Completed[Result] | None = None
-    """The run on the device; None where the request needed no device."""
+    completed: Completed[Any] | None = None
+    """The run on the device or in the worker; None where the request needed neither."""
 
     backend: str = ""
     """Name of the backend that computed; empty where none did."""
@@ -81,6 +83,8 @@ class InferenceHandler:
     engine: Engine
     backend_policy: BackendPolicy
     batcher: Batcher[Job, Result]
+    worker_queue: WorkerQueue
+    """Runs calls that take seconds."""
     admission: Admission
     buffer_pool: BufferPool
     slab_pool: SlabPool
@@ -122,6 +126,8 @@ class InferenceHandler:
         prepared: PreparedCall | Message | None = None
         backend: str | None = None
         try:
+            if endpoint.needs_worker:
+                return await self._infer_in_worker(endpoint, message, context, memory_factor)
             if endpoint.is_slow or len(message.params.key) > INLINE_PARAMS_BYTES:
                 read, deadline = endpoint.read, context.deadline
                 prepared = await self.to_thread(deadline, read, message, self.rope_resolver)
@@ -137,16 +143,14 @@ class InferenceHandler:
                 num_bytes, scratch_bytes = job.answer_bytes, job.scratch_bytes
                 if prepared.is_bhsd:  # copies of the heads and of the answer
                     scratch_bytes += job.num_bytes + num_bytes
-            if num_bytes > self.max_bytes(memory_factor):
-                what = f"an answer{' in JSON' if memory_factor > 1 else ''}, in bytes,"
-                raise self.too_large(what, memory_factor, f"{num_bytes:,}")  # noqa: TRY301
+            self._check_answer(num_bytes, memory_factor)
             context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
             if isinstance(prepared, Message):
                 return Served(prepared, num_bytes)
             if prepared.is_bhsd:
                 call = await self._copy(job.num_bytes, with_contiguous_heads, job.call)
                 job = replace(job, call=call)
-            completed = await self._run(job, context, queue_s)
+            completed = await self._run(self.batcher, job, context, queue_s)
             result = completed.result
             backend = "" if isinstance(result, Table) else result.backend
             if backend:
@@ -159,6 +163,16 @@ class InferenceHandler:
             if context.log_fields is not None:
                 context.log_fields.update(_describe_request(message, prepared, backend))
             raise
+
+    def check_queue(self, endpoint: Endpoint[Any], deadline: float, tenant: Tenant) -> None:
+        """Check that a new call of an endpoint would not wait too long, if others wait.
+
+        Raises:
+            Overloaded: it would.
+        """
+        batcher = self.worker_queue.batcher if endpoint.needs_worker else self.batcher
+        if (endpoint.needs_device or endpoint.needs_worker) and batcher.load.num_waiting:
+            batcher.check(deadline, tenant)
 
     def deadline(self, timeout_s: float | None) -> float:
         """Return the time of `time.monotonic` until which the client of a new request waits."""
@@ -201,28 +215,54 @@ class InferenceHandler:
             return copy(value)
         return await self.to_thread(None, copy, value)
 
+    async def _infer_in_worker(
+        self, endpoint: Endpoint[Any], message: Message, context: RequestContext, memory_factor: int
+    ) -> Served:
+        """Answer a request of an endpoint that takes seconds."""
+        if len(message.params.key) > MAX_PARAMS_BYTES:
+            raise endpoint.too_long(message.params)
+        num_bytes = sum(tensor.nbytes for tensor in message.tensors.values())
+        # the worker has a copy and an answer; an answer is no larger than its request
+        copies = 2 + memory_factor * context.answer_copies
+        context.charge.add(copies * num_bytes)
+        job = WorkerJob(endpoint.path, message, num_bytes)
+        try:
+            completed = await self._run(self.worker_queue.batcher, job, context, None)
+        finally:
+            self.worker_queue.release(job)
+        answer = completed.result
+        num_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
+        self._check_answer(num_bytes, memory_factor)
+        return Served(answer, num_bytes, completed)
+
+    def _check_answer(self, num_bytes: int, memory_factor: int) -> None:
+        """Raise TooLarge if the tensors of an answer are over the limit."""
+        if num_bytes > self.max_bytes(memory_factor):
+            what = f"an answer{' in JSON' if memory_factor > 1 else ''}, in bytes,"
+            raise self.too_large(what, memory_factor, f"{num_bytes:,}")
+
     async def _run(
-        self, job: Job, context: RequestContext, queue_s: float | None
-    ) -> Completed[Result]:
+        self, batcher: Batcher[J, R], job: J, context: RequestContext, queue_s: float | None
+    ) -> Completed[R]:
         """Return the answer to a job, and withdraw the job when this coroutine is cancelled."""
         watchers: list[asyncio.Task[None]] = []
 
-        def watch(entry: FutureEntry[Job, Result]) -> None:
+        def watch(entry: FutureEntry[J, R]) -> None:
             if context.disconnected is not None:
-                watchers.append(asyncio.create_task(self._withdraw_after(context, entry)))
+                watchers.append(asyncio.create_task(_withdraw_after(batcher, context, entry)))
 
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Completed[Result]] = loop.create_future()
+        future: asyncio.Future[Completed[R]] = loop.create_future()
         arrived, tenant = time.monotonic(), context.tenant
         entry = FutureEntry(job, arrived, context.deadline, future, watch, tenant=tenant)
-        self.batcher.enqueue(entry)
+        batcher.enqueue(entry)
         expiry = None
         if queue_s is not None:
-            expiry = loop.call_later(queue_s, self.batcher.expire, entry)
+            expiry = loop.call_later(queue_s, batcher.expire, entry)
         try:
             return await future
         except asyncio.CancelledError:
-            self.batcher.withdraw(entry, ClientLeft())
+            batcher.withdraw(entry, ClientLeft())
             raise
         finally:
             if expiry is not None:
@@ -231,12 +271,13 @@ class InferenceHandler:
                 watcher.cancel()
             watchers.clear()  # breaks the cycle with the entry: its tensors are freed at once
 
-    async def _withdraw_after(
-        self, context: RequestContext, entry: FutureEntry[Job, Result]
-    ) -> None:
-        assert context.disconnected is not None, "checked by the caller"
-        await context.disconnected()
-        self.batcher.withdraw(entry, ClientLeft())
+
+async def _withdraw_after(
+    batcher: Batcher[J, R], context: RequestContext, entry: FutureEntry[J, R]
+) -> None:
+    assert context.disconnected is not None, "checked by the caller"
+    await context.disconnected()
+    batcher.withdraw(entry, ClientLeft())
 
 
 def _describe_request(

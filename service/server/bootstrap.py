@@ -43,6 +43,8 @@ from service.server.idle_trim import IdleTrim
 from service.server.warm_up import warm_up
 from service.settings import Settings, parse_shapes
 from service.slab_pool import SlabPool
+from service.worker.process import WorkerProcess
+from service.worker.queue import WorkerQueue
 
 log = logging.getLogger("rope.app")
 
@@ -106,6 +108,12 @@ def build_service(
         load=LoadEstimate(settings.max_queue_s),
         metrics=metrics,
     )
+    worker_queue = WorkerQueue(
+        WorkerProcess(buffer_pool.lease, settings.presets_dir),
+        max_queue_s=settings.max_queue_s,
+        max_queue_calls=settings.max_queue_calls,
+        add_compute=gate.quotas.add_compute,
+    )
     admission = Admission(budget)
     metrics.queue_depth.set_function(lambda: len(batcher.waiting))
     metrics.predicted_wait_seconds.set_function(lambda: batcher.load.wait_s(time.monotonic()))
@@ -126,6 +134,7 @@ def build_service(
             _default_backend(settings.backend, device), settings.allow_backend
         ),
         batcher=batcher,
+        worker_queue=worker_queue,
         admission=admission,
         buffer_pool=buffer_pool,
         slab_pool=SlabPool(MAX_IDLE_SLAB_BYTES, buffer_pool),
@@ -135,7 +144,12 @@ def build_service(
         metrics=metrics,
         gate=gate,
     )
-    lifecycle.abort_pending = batcher.close
+
+    def abort_pending() -> None:
+        batcher.close()
+        worker_queue.close()
+
+    lifecycle.abort_pending = abort_pending
     return service, device_threads
 
 
@@ -166,6 +180,7 @@ async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> A
         warming_up.cancel()
         service.builder.close()
         service.batcher.close()
+        service.worker_queue.close()
         oip_state.regions.close()
         device_threads.shutdown(wait=False)
         service.io_executor.shutdown(wait=False)

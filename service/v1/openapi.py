@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, TypeAdapter, create_model
 from service.asgi.problems import PROBLEMS, problem_for
 from service.endpoints.catalog import list_variants
 from service.endpoints.params import MODEL_PARAMS
-from service.endpoints.rope_params import FORMS
+from service.endpoints.rope_params import FORMS, ROPES
 from service.endpoints.table import ENDPOINTS, Endpoint
 from service.v1.error_examples import error_examples
 from service.v1.schemas import ANSWERS, Answer, FlatTensor, Problem, Tensor
@@ -168,7 +168,7 @@ def _query_parameters(endpoint: Endpoint[Any], request: dict[str, Any]) -> list[
     for name in endpoint.params.model_fields:
         schema = {**request["properties"][name]}
         text = schema.pop("description", "")
-        if name in ("rope", "to"):
+        if name in ROPES:
             schema = {"type": "string"}
             text += (
                 " The name of a preset, a JSON object or null; or one parameter for each member,"

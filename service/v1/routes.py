@@ -43,8 +43,7 @@ class Route:
         if query or HEADER in headers:
             http_params = read_http_params(query, headers, self._endpoint)
         tenant = scope.get(io.TENANT, ANONYMOUS)
-        if self._endpoint.needs_device and handler.batcher.load.num_waiting:
-            handler.batcher.check(deadline, tenant)
+        handler.check_queue(self._endpoint, deadline, tenant)
         with Charge(handler.admission, tenant) as charge:
             watch = partial(disconnected, receive)
             context = RequestContext(

@@ -19,7 +19,7 @@ from service.wire.message import Buffer, NonFinite
 Path = tuple[str, ...]
 """Names of the members that lead to a config."""
 
-IN_PARAMS: Collection[Path] = (("rope", "config"), ("to", "config"))
+IN_PARAMS: Collection[Path] = (("rope", "config"), ("to", "config"), ("other", "config"))
 """Where the parameters of a request have configs."""
 
 IN_ROPE: Collection[Path] = (("config",),)

@@ -186,8 +186,11 @@ def arguments_of(case: Case, rng: random.Random) -> dict[str, Any]:
     if case.kind == "rotation":
         tensors = {"before": case.before.astype(DTYPES[case.dtype]), **tensors}
     elif not several and rng.random() < 0.5:
-        repeat = rng.choice([lambda x: np.repeat(x, 2, -1), lambda x: np.concatenate([x, x], -1)])
-        tensors = {name: repeat(x) for name, x in tensors.items()}
+        halves = rng.random() < 0.5
+        tensors = {
+            name: np.concatenate([x, x], -1) if halves else np.repeat(x, 2, -1)
+            for name, x in tensors.items()
+        }
     if not several and at.shape[1] == 1 and rng.random() < 0.5:
         tensors = {name: x[0] for name, x in tensors.items()}
         positions = positions[0]

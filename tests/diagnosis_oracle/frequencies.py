@@ -19,18 +19,18 @@ def frequencies(
 ) -> tuple[Row, float]:
     """Return `count` frequencies of a variant, and its gain."""
     plain = geometric(theta, width, count)
-    factor = numbers.get("factor")
+    factor: Any = numbers.get("factor")
     match kind:
         case "default":
             return plain, 1.0
         case "linear":
             return plain / factor, 1.0
         case "ntk" | "ntk_alpha":
-            stretch = float(numbers["alpha"] if kind == "ntk_alpha" else factor)  # type: ignore[arg-type]
+            stretch = float(numbers["alpha"] if kind == "ntk_alpha" else factor)
             return geometric(theta * stretch ** (width / (width - 2)), width, count), 1.0
         case "dynamic":
             trained = numbers["max_position_embeddings"]
-            ratio = float(factor) * max(length, trained) / trained - (float(factor) - 1)  # type: ignore[arg-type]
+            ratio = float(factor) * max(length, trained) / trained - (float(factor) - 1)
             return geometric(theta * ratio ** (width / (width - 2)), width, count), 1.0
         case "yarn":
             return _yarn(theta, width, plain, numbers)
@@ -88,9 +88,9 @@ def _llama3(plain: Row, numbers: Mapping[str, Any]) -> Row:
     low, high = numbers["low_freq_factor"], numbers["high_freq_factor"]
     turns = trained * plain / (2 * math.pi)
     if low == high:
-        return np.where(turns < low, plain / factor, plain)
+        return np.asarray(np.where(turns < low, plain / factor, plain))
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return (1 - kept) * plain / factor + kept * plain
+    return np.asarray((1 - kept) * plain / factor + kept * plain)
 
 
 def _longrope(plain: Row, numbers: Mapping[str, Any], length: int) -> tuple[Row, float]:

@@ -5,14 +5,18 @@ from typing import Any
 
 import numpy as np
 
+from tests.diagnosis_oracle.attention_cases import AttentionCase
 from tests.diagnosis_oracle.cases import Case, Truth
 from tests.diagnosis_oracle.mistakes import ORDER
 
-NOT_COMPARED = ("beta_swapped", "axes_ignored")
+NOT_COMPARED = (
+    *("beta_swapped", "axes_ignored", "window_ignored", "chunk_ignored", "softcap_missing"),
+    *("sinks_missing", "mask_ignored"),
+)
 """Codes whose parameters the contract leaves open."""
 
 
-def judge(case: Case, diagnosis: Any) -> str:
+def judge(case: Case | AttentionCase, diagnosis: Any) -> str:
     """Return "right"; "tie" if the first explanation is as good; or what is wrong with the answer.
 
     A tie has no more mistakes than the truth, and the oracle reproduces the evidence with the

@@ -189,7 +189,7 @@ def _rotary_dim(rope: Rope, given: dict[str, Any], layer: Layer) -> Wrong:
 def _rounded_angles(rope: Rope, given: dict[str, Any], layer: Layer) -> Wrong:
     names = ("frequencies_dtype", "angles_dtype")
     return [
-        replace(rope, arithmetic=arithmetic, **{name: given["dtype"]})  # type: ignore[arg-type]
+        replace(rope, arithmetic=arithmetic, **{name: given["dtype"]})
         for arithmetic in ("float64", "float32")
         for name in names
     ]

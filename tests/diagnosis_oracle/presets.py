@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.diagnosis_oracle.frequencies import yarn_magnitude
 from tests.diagnosis_oracle.rope import Rope
 
 FOLDER = Path(__file__).parents[2] / "rope_core" / "presets"
@@ -40,6 +41,7 @@ INTERLEAVED = [
 READ_INTERLEAVED = ["deepseek_v3", "deepseek_v32", "kimi_k2", "glm_moe_dsa"]
 THETA = {"gemma3_text": 1e6, "eurobert": 250_000.0, "cohere2": 50_000.0}
 SHARE = {"glm": 0.5, "glm4": 0.5, "gpt_neox": 0.25}
+DEEPSEEK = ["deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2"]
 NOT_CAUSAL = ["esm", "eurobert", "modernbert", "nomic_bert", "flux"]
 
 
@@ -52,13 +54,17 @@ class Attention:
     window_ahead: int = 0
     chunk: int | None = None
     softcap: float | None = None
-    scale: float = 1.0
+    scale: float | None = None
+    """None: width ** -0.5."""
+
     sinks: bool = False
     has_mscale: bool = False
     """The scale has YaRN's factor (DeepSeek)."""
 
-    groups: int = 1
-    """Query heads of each key head."""
+    width: int = 0
+    """Of a query; of MLA wider than what rotates, which is last. 0 for the rope's."""
+
+    value_width: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,14 +187,25 @@ def _attention(
 ) -> Attention:
     width = rope.head_dim + (config.get("qk_nope_head_dim") or 0)
     scale = config.get("attention_multiplier") or width**-0.5
+    every = rope.numbers.get("mscale_all_dim")
+    has_mscale = bool(every) and model in DEEPSEEK
+    if has_mscale:
+        scale *= yarn_magnitude(rope.numbers["factor"], every) ** 2  # type: ignore[arg-type]
     if config.get("query_pre_attn_scalar"):
         scale = config["query_pre_attn_scalar"] ** -0.5
+    window = config.get("sliding_window") if sliding else None
+    if model == "modernbert" and sliding:
+        window = config["local_attention"] // 2 + 1
     return Attention(
         causal=model not in NOT_CAUSAL,
+        has_mscale=has_mscale,
+        width=width,
+        value_width=config.get("v_head_dim") or rope.head_dim,
         softcap=config.get("attn_logit_softcapping"),
         scale=scale,
         sinks=model == "gpt_oss",
-        window=config.get("sliding_window") if sliding else None,
+        window=window,
+        window_ahead=64 if model == "modernbert" and sliding else 0,
     )
 
 

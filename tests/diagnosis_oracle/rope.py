@@ -126,28 +126,35 @@ class Rope:
         gain = np.dtype(self.arithmetic).type(gain)
         return np.cos(angles) * gain, np.sin(angles) * gain
 
-    def rotate(self, x: Array, positions: Array, tables_dtype: str | None = None) -> Array:
+    def rotate(
+        self,
+        x: Array,
+        positions: Array,
+        tables_dtype: str | None = None,
+        length: int | None = None,
+    ) -> Array:
         """Return heads `[B, S, H, D]` as the code rotates them; positions are `[A, B, S]`.
 
         With `tables_dtype`, cosine, sine, products and sums are rounded to it.
         """
         if self.times == 0:
             return x if self.permutation is None else x[..., list(self.permutation)]
-        cos, sin = self._turns(x.shape, positions)
+        length = int(positions.max()) + 1 if length is None else length
+        cos, sin = self._turns(x.shape, positions, length)
         cos, sin = rounded(cos, tables_dtype), rounded(sin, tables_dtype)
         for _ in range(self.times):
             x = self._turn(x, cos, sin, tables_dtype)
         return x if self.permutation is None else x[..., list(self.permutation)]
 
-    def _turns(self, shape: tuple[int, ...], positions: Array) -> tuple[Array, Array]:
+    def _turns(self, shape: tuple[int, ...], positions: Array, length: int) -> tuple[Array, Array]:
         """Return cosine and sine as `[B, S, H or 1, n]`."""
         rows, _tokens, heads, _ = shape
         if self.along == "tokens":
-            cos, sin = self.table(positions)
+            cos, sin = self.table(positions, length)
             return cos[:, :, None], sin[:, :, None]
         count = heads if self.along == "heads" else rows
         first = np.zeros((len(positions), 1, 1))
-        cos, sin = self.table(first + np.arange(count), int(positions.max()) + 1)
+        cos, sin = self.table(first + np.arange(count), length)
         axis = (0, 1) if self.along == "heads" else (1, 2)
         cos, sin = cos[0], sin[0]
         cos, sin = np.expand_dims(cos, axis), np.expand_dims(sin, axis)
