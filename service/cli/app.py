@@ -76,18 +76,18 @@ def inspect(
         chosen: dict[str, Any] = {"layer": layer, "layer_type": layer_type, "part": part}
         chosen |= {"length": length, "compat": compat}
         argument = rope_argument.read_rope(config)
-        caller = service_calls.caller_for(url)
+        with service_calls.open_caller(url) as caller:
+            if as_json:
+                answer = inspecting.answer_json(caller, argument, chosen)
+            else:
+                kinds = inspecting.layer_kinds(caller, argument, chosen)
+            if against is not None:
+                other = rope_argument.read_rope(against)
+                comparison = comparing.compare(caller, argument, other, chosen)
         if figure is not None:
             from service.cli import figures
 
             figures.write_wavelengths(argument, chosen, figure)
-        if as_json:
-            answer = inspecting.answer_json(caller, argument, chosen)
-        else:
-            kinds = inspecting.layer_kinds(caller, argument, chosen)
-        if against is not None:
-            other = rope_argument.read_rope(against)
-            comparison = comparing.compare(caller, argument, other, chosen)
     if as_json:
         sys.stdout.write(answer)
     elif as_csv:
@@ -117,8 +117,8 @@ def compare(
 
         chosen: dict[str, Any] = {"layer": layer, "layer_type": layer_type, "part": part}
         ropes = rope_argument.read_rope(config), rope_argument.read_rope(other)
-        caller = service_calls.caller_for(url)
-        answer = command.compare(caller, *ropes, chosen)
+        with service_calls.open_caller(url) as caller:
+            answer = command.compare(caller, *ropes, chosen)
         if figure is not None:
             from service.cli import figures
 
@@ -172,7 +172,8 @@ def diagnose(
         params |= {"rope": argument.with_options(chosen)}
         given = {"max_mistakes": max_mistakes, "tolerance": tolerance}
         params |= {name: value for name, value in given.items() if value is not None}
-        answer = service_calls.caller_for(url).call(command.PATH, tensors, params)
+        with service_calls.open_caller(url) as caller:
+            answer = caller.call(command.PATH, tensors, params)
         if figure is not None:
             from service.cli import figures
 
@@ -202,16 +203,15 @@ def rotate(
     """Rotate tensors of a safetensors file, in pieces, by its tensor `positions` or from 0 on."""
     if inverse and shift is not None:
         fail("--inverse and --shift cannot be combined: --shift -N moves keys back")
-    with working("reading the file"):
+    with working("loading torch"):
         from service.cli import rope_argument, service_calls
         from service.cli.commands import rotate as command
 
-        chosen: dict[str, Any] = {"layer": layer, "layer_type": layer_type, "part": part}
-        chosen |= {"length": length, "compat": compat}
-        caller = service_calls.caller_for(url)
-        rotation = command.Rotation(rope_argument.read_rope(rope), chosen, inverse, shift)
-        job = command.prepare(source, target, tensors or (), rotation, caller)
-    command.run(job, caller)
+    chosen: dict[str, Any] = {"layer": layer, "layer_type": layer_type, "part": part}
+    chosen |= {"length": length, "compat": compat}
+    rotation = command.Rotation(rope_argument.read_rope(rope), chosen, inverse, shift)
+    with service_calls.open_caller(url) as caller:
+        command.run(command.prepare(source, target, tensors or (), rotation, caller), caller)
     return SAME
 
 
@@ -227,7 +227,8 @@ def presets(
     else:
         from service.cli.http_client import HttpClient
 
-        text = HttpClient(url).get("/v1/presets")
+        with HttpClient(url) as client:
+            text = client.get("/v1/presets")
     if as_json and word is None:
         sys.stdout.write(f"{text.decode()}\n")
         return SAME

@@ -45,20 +45,17 @@ def frequency_rows(answer: Message) -> list[FrequencyRow]:
     if "inv_freq" not in tensors:
         return []
     frequencies = tensors["inv_freq"].double().tolist()
-    unscaled: Sequence[float | None] = [None] * len(frequencies)
-    if "inv_freq_unscaled" in tensors:
-        unscaled = tensors["inv_freq_unscaled"].double().tolist()
-    axes: Sequence[int | None] = [None] * len(frequencies)
-    if values["num_axes"] > 1 and "pair_axis" in tensors:
-        axes = tensors["pair_axis"].tolist()
-    trained = (values.get("lengths") or {}).get("trained")
-    factor = (values.get("scaling") or {}).get("factor")
+    unscaled = tensors["inv_freq_unscaled"].double().tolist()
+    scaling, trained = values["scaling"], values["lengths"]["trained"]
+    is_scaled = scaling["blended"] + scaling["divided"] > 0
+    has_axes = values["num_axes"] > 1 and len(tensors["pair_axis"]) == len(frequencies)
+    axes = tensors["pair_axis"].tolist() if has_axes else [None] * len(frequencies)
     rows = []
-    for pair, (frequency, before) in enumerate(zip(frequencies, unscaled, strict=True)):
-        divisor = None if before is None else before / frequency if frequency else 1.0
+    for pair, frequency in enumerate(frequencies):
+        divisor = unscaled[pair] / frequency if is_scaled and frequency else None
         turns = None if trained is None else trained * abs(frequency) / (2 * math.pi)
-        axis = axes[pair] if pair < len(axes) else None
-        rows.append(FrequencyRow(pair, axis, frequency, divisor, turns, _band(divisor, factor)))
+        band = None if divisor is None else _band(divisor, scaling["factor"])
+        rows.append(FrequencyRow(pair, axes[pair], frequency, divisor, turns, band))
     return rows
 
 
@@ -75,11 +72,9 @@ def chosen_rows(rows: Sequence[FrequencyRow]) -> list[FrequencyRow]:
     return [rows[i] for i in sorted(chosen) if 0 <= i < total]
 
 
-def _band(divisor: float | None, factor: float | None) -> Band | None:
-    if divisor is None:
-        return None
+def _band(divisor: float, factor: float) -> Band:
     if math.isclose(divisor, 1.0, rel_tol=EQUAL):
         return "kept"
-    if factor is not None and math.isclose(divisor, factor, rel_tol=EQUAL):
+    if math.isclose(divisor, factor, rel_tol=EQUAL):
         return "divided"
     return "blended"

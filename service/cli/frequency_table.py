@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.frequency_rows import FrequencyRow
-from service.cli.output import THIN_SPACE, count_text, new_table, number_text
+from service.cli.output import THOUSANDS, count_text, new_table, number_text
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
 """A cell that is filled by 0 to 8 eighths."""
@@ -82,7 +82,7 @@ def _axis(width: int, cells_per_decade: float) -> str:
 def _decade_text(number: float) -> str:
     for unit, prefix in PREFIXES:
         if number >= unit:
-            return f"{number / unit:.0f}{THIN_SPACE}{prefix}"
+            return f"{number / unit:.0f}{THOUSANDS}{prefix}"
     return f"{number:.0f}"
 
 

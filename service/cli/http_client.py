@@ -1,6 +1,7 @@
 """Requests to a service, for `--url`."""
 
 import os
+from typing import Self
 
 import httpx
 
@@ -18,17 +19,26 @@ MAX_TEXT = 256
 
 
 class HttpClient:
-    """Sends requests to the service at an address."""
+    """Sends requests to the service at an address, within `with`."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         headers = {}
         if key := os.environ.get(API_KEY, "").strip():
             headers["authorization"] = f"Bearer {key}"
+        if not url.startswith(("http://", "https://")):
+            expected = "an address that begins with http:// or https://"
+            raise InputError(f"--url must be {expected}, got {printable(url)}")
         try:
             self._client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S)
         except (httpx.InvalidURL, ValueError) as error:
-            raise InputError(f"--url must be the address of a service: {error}") from None
+            raise InputError(f"--url must be an address: {printable(error, MAX_TEXT)}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._client.close()
 
     def get(self, path: str) -> bytes:
         """Return the answer to a GET.

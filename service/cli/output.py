@@ -3,13 +3,12 @@
 import json
 import math
 from collections.abc import Iterable
-from functools import cache
 
 from rich.console import Console
 from rich.table import Table
 from rich.theme import Theme
 
-THIN_SPACE = "\u2009"
+THOUSANDS = " "
 
 PIPE_WIDTH = 100_000
 """Columns of a pipe: no line is folded."""
@@ -30,7 +29,6 @@ THEME = Theme(
 )
 
 
-@cache
 def console() -> Console:
     """Return the console of standard output."""
     made = Console(theme=THEME, highlight=False, markup=False, emoji=False)
@@ -48,8 +46,8 @@ def new_table(*headings: str, left: Iterable[str] = ()) -> Table:
 
 
 def count_text(number: int) -> str:
-    """Write a whole number with thin spaces between thousands."""
-    return f"{number:,}".replace(",", THIN_SPACE)
+    """Write a whole number with spaces between thousands."""
+    return f"{number:,}".replace(",", THOUSANDS)
 
 
 def number_text(number: float) -> str:

@@ -45,9 +45,14 @@ def json_text(answer: Message) -> str:
     return b"".join(json_codec.encode(answer)).decode() + "\n"
 
 
-def caller_for(url: str | None) -> Caller:
-    """Return what answers requests: the service at `url`, or this process."""
-    return InProcess() if url is None else OverHttp(HttpClient(url))
+@contextmanager
+def open_caller(url: str | None) -> Iterator[Caller]:
+    """Yield what answers requests: the service at `url`, or this process."""
+    if url is None:
+        yield InProcess()
+        return
+    with HttpClient(url) as client:
+        yield OverHttp(client)
 
 
 class InProcess:

@@ -3,11 +3,13 @@
 import csv
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
 from rich.text import Text
 
+from rope_core.summary import PER_LAYER_KEYS
 from service.cli.errors import InputError
 from service.cli.frequency_rows import FrequencyRow, chosen_rows, frequency_rows
 from service.cli.frequency_table import frequency_table
@@ -62,27 +64,58 @@ def layer_kinds(
         InputError: the rope is refused.
     """
     is_named = options.get("layer") is not None or options.get("layer_type") is not None
+    answer = refusal = None
     try:
         answer = caller.call(PATH, {}, {"rope": rope.with_options(options)})
     except InputError as error:
         if not rope.is_of_model or is_named:
             raise
-        try:  # layers have different frequencies: the answer for the first one lists all of them
-            first = rope.with_options({**options, "layer": 0})
-            answer = caller.call(PATH, {}, {"rope": first})
-        except InputError:
-            raise error from None
-    groups = answer.params.values.get("layers", ())
-    if is_named or len(groups) < 2:
-        layers = groups[0]["layers"] if len(groups) == 1 and not is_named else ()
-        return [LayerKind(None, layers, answer)]
-    kinds = []
-    for group in groups:
-        one = rope.with_options({**options, "layer": group["layers"][0]})
-        answer = caller.call(PATH, {}, {"rope": one})
-        name = group["layer_type"] or ("no rotation" if group["nope"] else "rotation")
-        kinds.append(LayerKind(name, group["layers"], answer))
+        refusal = error
+    if answer is not None:
+        groups = answer.params.values.get("layers", ())
+        if is_named or not groups:
+            return [LayerKind(None, [], answer)]
+    kinds = _kinds(caller, rope, options, refusal)
+    if len(kinds) == 1 and answer is not None:
+        return [LayerKind(None, kinds[0].layers, answer)]
     return kinds
+
+
+def _kinds(
+    caller: Caller, rope: RopeArgument, options: Mapping[str, Any], refusal: InputError | None
+) -> Sequence[LayerKind]:
+    """Resolve the layers of a model, and return those that rotate alike together.
+
+    Args:
+        caller: what resolves.
+        rope: the rope of a model.
+        options: of the rope.
+        refusal: why it is refused without a layer; None if it is not.
+
+    Raises:
+        InputError: the rope is refused with a layer as well.
+    """
+
+    def resolve(layer: int) -> Message:
+        one = rope.with_options({**options, "layer": layer})
+        return caller.call(PATH, {}, {"rope": one})
+
+    try:
+        first = resolve(0).params.values
+    except InputError as error:
+        raise refusal or error from None
+    is_per_layer = not {*PER_LAYER_KEYS}.isdisjoint(first["keys_read"])
+    kinds: dict[bytes, LayerKind] = {}
+    for group in first["layers"]:
+        layers = group["layers"]
+        for alike in [[layer] for layer in layers] if is_per_layer else [layers]:
+            answer = resolve(alike[0])
+            key = orjson.dumps(answer.params.values.get("rope"), default=dict)
+            name = group["layer_type"] or ("rotation" if group["nope"] is None else "no rotation")
+            kind = kinds.get(key, LayerKind(name, [], answer))
+            names = dict.fromkeys([*(kind.name or "").split(", "), name])
+            kinds[key] = replace(kind, name=", ".join(names), layers=[*kind.layers, *alike])
+    return [*kinds.values()]
 
 
 def print_inspection(title: str, kinds: Sequence[LayerKind], *, show_all: bool) -> None:
@@ -100,16 +133,14 @@ def print_inspection(title: str, kinds: Sequence[LayerKind], *, show_all: bool) 
         if kind.name is not None:
             out.print()
             out.print(Text.assemble((kind.name, "bold"), f"  {_layers_text(kind.layers)}"))
-        if summary := kind.values.get("summary"):
-            out.print(highlight(summary))
+        out.print(highlight(kind.values["summary"]))
         rows = frequency_rows(kind.answer)
         if not rows or (index >= MAX_TABLES and not show_all):
             continue
         shown = rows if show_all else chosen_rows(rows)
         num_shown, num_pairs = num_shown + len(shown), num_pairs + len(rows)
         out.print()
-        trained = (kind.values.get("lengths") or {}).get("trained")
-        out.print(frequency_table(shown, trained, out))
+        out.print(frequency_table(shown, kind.values["lengths"]["trained"], out))
     for kind in kinds if show_all else kinds[:1]:
         _print_provenance(kind, as_table=show_all)
     for warning in _warnings(kinds):
@@ -160,6 +191,7 @@ def _layers_text(layers: Sequence[int]) -> str:
     """Write the indices of layers in few words: `layers 0, 1, 2, 3, ... 61`."""
     if len(layers) == 1:
         return f"layer {layers[0]}"
+    layers = sorted(layers)
     shown = [*layers[:6], *([] if len(layers) <= 7 else ["…"]), *layers[6:][-1:]]
     return f"{count_text(len(layers))} layers: {', '.join(map(str, shown))}"
 
@@ -178,7 +210,7 @@ def _print_provenance(kind: LayerKind, *, as_table: bool) -> None:
         for source, listed in names.items():
             out.print(f"{source}: {', '.join(listed)}", style="label")
         return
-    why: Mapping[str, str] = kind.values.get("why") or {}
+    why: Mapping[str, str] = kind.values["why"]
     known = {**(kind.values.get("rope") or {}), **(kind.values.get("parameters") or {})}
     headings = ("parameter", "value", "from", "key or formula")
     table = new_table(*headings, left=headings)

@@ -20,7 +20,8 @@ KINDS = {"variants": "rope_type", "schemes": "axes"}
 def list_all(url: str | None) -> str:
     """Return what `GET /v1/variants` answers."""
     if url is not None:
-        return HttpClient(url).get("/v1/variants").decode()
+        with HttpClient(url) as client:
+            return client.get("/v1/variants").decode()
     return json.dumps(list_variants(), ensure_ascii=False, separators=(",", ":"))
 
 

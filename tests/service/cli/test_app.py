@@ -1,0 +1,85 @@
+"""The commands as a whole: arguments, exit codes, help, and what is not imported."""
+
+import subprocess
+import sys
+
+import pytest
+
+from service import __main__
+from service.command_line import TOOLS
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("inspect",), "Missing argument 'CONFIG'; see rope-service inspect --help"),
+        (("inspect", "--foo", "x"), "No such option: --foo; see rope-service inspect --help"),
+        (("inspect", "x", "--layer", "a"), "Invalid value for '--layer'"),
+        (("diagnose", "x.safetensors"), "Missing option '--rope'"),
+        (("inspect", "lama-3.1-8b"), "must be the name of a preset"),
+        (("inspect", "no/config.json"), "cannot read no/config.json: No such file or directory"),
+        (("inspect", "{"), "the rope is not valid JSON"),
+        (("inspect", "[1]"), "must be the name of a preset"),
+        (("inspect", '{"theta": 5e5}'), "head_dim must be given"),
+        (("inspect", '{"theta": 5e5, "head_dim": 64}', "--layer", "3"), "layer"),
+        (("inspect", "llama-3.1-8b", "--layer", "99"), "rope.layer must be"),
+        (("inspect", "llama-3.1-8b", "--compat", "5"), "rope.compat must be"),
+        (
+            ("inspect", "llama-3.1-8b", "--url", "x"),
+            "--url must be an address that begins with http://",
+        ),
+        (("inspect", "llama-3.1-8b", "--url", "http://127.0.0.1:9"), "cannot reach the service"),
+        (("variants", "yarm"), "no variant is named yarm; did you mean yarn?"),
+    ],
+)
+def test_a_wrong_input_gets_one_sentence_and_exit_code_2(cli, arguments, text):
+    ended = cli(*arguments)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err.startswith("rope-service: ")
+    assert ended.err.count("\n") == 1
+    assert text in ended.err
+
+
+@pytest.mark.parametrize("command", TOOLS)
+def test_each_command_has_a_help_and_a_line_in_the_help_of_all(monkeypatch, capsys, cli, command):
+    shown = cli(command, "--help")
+    assert shown.code == 0
+    assert shown.out.startswith(f"Usage: rope-service {command} ")
+    monkeypatch.setattr("sys.argv", ["rope-service", "--help"])
+    __main__.main()
+    assert f"  rope-service {command} " in capsys.readouterr().out
+
+
+SCRIPT = """
+import contextlib, io, sys
+from service.__main__ import main
+for arguments in {commands}:
+    sys.argv = ["rope-service", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main()
+    assert out.getvalue(), arguments
+print(*sorted({unwanted} & sys.modules.keys()))
+"""
+
+
+def test_help_and_presets_do_not_import_torch():
+    helps = [[command, "--help"] for command in TOOLS]
+    commands = [["--help"], ["--version"], *helps, ["presets"], ["presets", "--json"]]
+    script = SCRIPT.format(commands=commands, unwanted={"torch", "rope_core", "fastapi"})
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ended.stdout, ended.stderr) == ("\n", "")
+
+
+def test_the_shell_completes_names_of_presets(monkeypatch, capsys):
+    monkeypatch.setenv("_ROPE_SERVICE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "rope-service inspect llama-3.1")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    monkeypatch.setattr("sys.argv", ["rope-service"])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    names = capsys.readouterr().out.split()
+    assert names == ["llama-3.1-405b", "llama-3.1-70b", "llama-3.1-8b"]
