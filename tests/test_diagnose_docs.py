@@ -15,7 +15,7 @@ PORT = (ROOT / "docs" / "port.md").read_text()
 BLOCKS = re.findall(r"```(python|bash|text)\n(.*?)```", PORT, re.DOTALL)
 OTHERS = {
     name: re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
-    for name in ("diagnose.md", "selftest.md")
+    for name in ("diagnose.md", "selftest.md", "figures.md")
 }
 
 

@@ -163,6 +163,8 @@ def test_the_cosine_is_that_of_rotated_vectors(other):
     got = rotated_cosine(rope, other, 40)
     assert got.position.tolist() == [*range(1, 41)]
     torch.testing.assert_close(got.mean, expected, atol=1e-5, rtol=0)
+    same = rotated_cosine(other, other, 40)
+    torch.testing.assert_close(same.mean, torch.ones_like(same.mean))
 
 
 def test_compare_draws_the_ratio_and_the_cosine():
