@@ -71,7 +71,9 @@ def diagnose_attention(
         arguments: other arguments of `attend`.
     """
     with torch.no_grad():
-        clues, call, warnings = _call(rope, q, k, v, positions, attention, arguments, lse is not None)
+        clues, call, warnings = _call(
+            rope, q, k, v, positions, attention, arguments, lse is not None
+        )
         out, lse = _check_theirs(call, out, lse)
         expected = run_attend(call)
         right = right_call(call, lse is not None, _silent_rope(call, clues))
@@ -86,9 +88,7 @@ def diagnose_attention(
             tolerance = _tolerance(out.dtype, right, chosen)
         answer = {"expected": expected.out, "error_by_position": _by_token(got[0], wanted[0])}
         error = _difference(out, expected.out, got, wanted, tolerance)
-        diagnosis = Diagnosis(
-            verdict="unexplained", error=error, warnings=warnings, tensors=answer
-        )
+        diagnosis = Diagnosis(verdict="unexplained", error=error, warnings=warnings, tensors=answer)
         if error.max_abs is None:
             text = "the evidence has numbers that are NaN or infinite"
             return replace(diagnosis, warnings=(*warnings, text))
@@ -141,7 +141,14 @@ def _call(
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not isinstance(tensor, Tensor):
             raise not_a_tensor(name, tensor)
-    for name in ("q_positions", "k_positions", "cu_seqlens_q", "cu_seqlens_k", "q_index", "k_index"):
+    for name in (
+        "q_positions",
+        "k_positions",
+        "cu_seqlens_q",
+        "cu_seqlens_k",
+        "q_index",
+        "k_index",
+    ):
         if name in given:
             given[name] = as_tensor(name, given[name], CPU)
     for name in ("sinks", "mask", "frequencies"):
@@ -219,7 +226,9 @@ def _difference(
 ) -> Difference:
     """Return the error: the greater of those of out and of lse."""
     max_abs, worst = worst_element(out, expected_out) if out.numel() else (0.0, None)
-    wrong, _, right, _ = channel_energies(got[0], expected[0]) if out.numel() else [torch.zeros(1)] * 4
+    wrong, _, right, _ = (
+        channel_energies(got[0], expected[0]) if out.numel() else [torch.zeros(1)] * 4
+    )
     relative = relative_error(float(wrong.sum()), float(right.sum()))
     if got[1] is not None and expected[1] is not None:
         if bool((got[1].isnan() | (got[1] == math.inf)).any()):

@@ -1,7 +1,7 @@
 """How far a call is from the evidence of attention, and which numbers fit best."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 
 from rope_core.diagnosis.attention_call import AttentionCall, AttentionClues, Fitted
-from rope_core.diagnosis.attention_simulation import Part, simulate
-from rope_core.diagnosis.mistake import Number
+from rope_core.diagnosis.attention_simulation import Part, Result, simulate
 from rope_core.errors import ConfigError
 
-STEPS = 10
-"""Steps of the search of a number, at most."""
+PROBE_STEPS = 6
+"""Steps of the search of a number on a small part, at most."""
+
+STEPS = 4
+"""Steps on all parts, at most."""
 
 STEP = 1e-6
 WHOLE_STEP = 1e-2
 """Change of a number, relative to it, to which the change of the output is measured. A whole number
 changes by more."""
 
-CONVERGED = 1e-9
+CONVERGED = 1e-8
 SAME = 1e-4
 """Relative difference below which a fitted number is that of the call."""
 
@@ -81,7 +83,7 @@ def _ratio(error: float, norm: float) -> float:
 
 
 def measure(
-    call: AttentionCall, parts: Sequence[Part], limit: float, mscale: float | None
+    call: AttentionCall, parts: Sequence[Part], limit: float, mscale: float | None, *, caps: bool
 ) -> AttentionClues:
     """Return the numbers that fit best if all else is as `call` has it.
 
@@ -90,11 +92,12 @@ def measure(
         parts: the evidence, a small part first.
         limit: relative error above which a number does not fit.
         mscale: factor of YaRN in the softmax scale of the model.
+        caps: whether the scores may have a soft cap.
     """
     scales = [call.scale * 1.45 ** (i - 12) for i in range(25)]
     scale = _fit_field(call, "scale", scales, named_scales(call, mscale), parts, limit)
     softcaps = [0.5 * 1.4**i for i in range(20)]
-    softcap = _fit_field(call, "softcap", softcaps, (), parts, limit)
+    softcap = _fit_field(call, "softcap", softcaps, (), parts, limit) if caps else None
     return AttentionClues(
         scale=scale, softcap=softcap, lse_shift=lse_shift(call, parts), mscale=mscale
     )
@@ -110,48 +113,47 @@ def _fit_field(
 ) -> Fitted | None:
     """Return the scale or the softcap that fits best; None if it is that of the call."""
     values = torch.tensor(starts, dtype=torch.float64)
-    out = simulate(replace(call, **{name: values.view(-1, 1, 1, 1)}), parts[0]).out
-    errors = (out - parts[0].out).square().sum((-3, -2, -1))
-    start = float(values[errors.nan_to_num(math.inf).argmin()])
-    found = _fitted(lambda value: replace(call, **{name: value}), start, True, named, parts, limit)
+    result = simulate(replace(call, **{name: values.view(-1, 1, 1, 1)}), parts[0])
+    start = starts[int(errors_of(result, parts[0]).argmin())]
+    found = fitted(
+        lambda value: replace(call, **{name: value}), start, parts, limit, named=named
+    )
     right = getattr(call, name)
     if found is None or (right is not None and abs(found.value / right - 1) < SAME):
         return None
     return found
 
 
-def fit_number(
-    change: Change, number: Number, starts: Iterable[float], parts: Sequence[Part], limit: float
-) -> Fitted | None:
-    """Return the number that fits best; None if none fits."""
-    scored = []
-    for start in starts:
-        with suppress(ConfigError):
-            scored.append((error_of_out(change(start), parts[:1]), start))
-    if not scored:
-        return None
-    for _, start in sorted(scored)[:2]:
-        with suppress(ConfigError):
-            step = WHOLE_STEP if number.is_whole else STEP
-            found = _fitted(change, start, number.is_ratio, (), parts, limit, step)
-            if found is not None:
-                return found
-    return None
+def errors_of(result: Result, part: Part) -> Tensor:
+    """Return |theirs - reproduced| ** 2 of each of the results `[C, ...]`: `[C]`."""
+    return (result.out - part.out).square().sum((-3, -2, -1)).nan_to_num(math.inf)
 
 
-def _fitted(
+def fitted(
     change: Change,
     start: float,
-    is_ratio: bool,
-    named: Sequence[float],
     parts: Sequence[Part],
     limit: float,
+    *,
+    is_ratio: bool = True,
+    named: Sequence[float] = (),
     step: float = STEP,
 ) -> Fitted | None:
-    value = _least_squares(change, start, is_ratio, parts[:1], step)
+    """Return the number near `start` that fits best, None if none fits.
+
+    Args:
+        change: makes a call of a number.
+        start: where the search starts.
+        parts: the evidence, a small part first.
+        limit: relative error above which a number does not fit.
+        is_ratio: whether numbers differ by ratios.
+        named: numbers that code is known to have.
+        step: change of the number to which the change of the output is measured.
+    """
+    value = _least_squares(change, start, is_ratio, parts[:1], step, PROBE_STEPS)
     if value is None or not error_of_out(change(value), parts[:1]) <= limit:
         return None
-    value = _least_squares(change, value, is_ratio, parts, step)
+    value = _least_squares(change, value, is_ratio, parts, step, STEPS)
     if value is None:
         return None
     best = error_of_out(change(value), parts)
@@ -166,13 +168,13 @@ def _fitted(
 
 
 def _least_squares(
-    change: Change, value: float, is_ratio: bool, parts: Sequence[Part], step: float
+    change: Change, value: float, is_ratio: bool, parts: Sequence[Part], step: float, steps: int
 ) -> float | None:
     """Return the number near `value` that fits best, by steps of Gauss and Newton.
 
     None if no output depends on it.
     """
-    for _ in range(STEPS):
+    for _ in range(steps):
         moved = value * (1 + step) if is_ratio else value + step
         slope_error = slope_slope = 0.0
         one, other = change(value), change(moved)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rope_core.diagnosis.attention_call import AttentionCall, Sequence
-from rope_core.diagnosis.attention_simulation import Part
+from rope_core.diagnosis.attention_simulation import KvHeads, Part
 
 FEW_KEYS = 64
 """Queries that see at most so many keys are cheap to simulate."""
@@ -137,8 +137,9 @@ def _part(
     queries: Tensor,
     heads: Tensor,
 ) -> Part:
-    group = call.num_heads // call.num_kv_heads
-    kv_heads = torch.cat((heads // group, heads % call.num_kv_heads)).unique()
+    kv_heads = heads // (call.num_heads // call.num_kv_heads)
+    tiled = heads % call.num_kv_heads
+    kept = torch.cat((kv_heads, tiled)).unique()
     tokens = queries + sequence.queries.start
 
     def of_queries(x: Tensor) -> Tensor:
@@ -146,13 +147,14 @@ def _part(
 
     def of_keys(x: Tensor) -> Tensor:
         # a key that no query sees may be no number
-        return x[sequence.keys][:, kv_heads].double().nan_to_num(0.0, 0.0, 0.0)
+        return x[sequence.keys, kept].double().nan_to_num(0.0, 0.0, 0.0)
 
     return Part(
         sequence=sequence,
         queries=tokens,
         heads=heads,
-        kv_heads=kv_heads,
+        kv_heads=KvHeads.of(kv_heads, kept),
+        tiled_kv_heads=KvHeads.of(tiled, kept),
         q=of_queries(tensors.q),
         k=of_keys(tensors.k),
         v=of_keys(tensors.v),

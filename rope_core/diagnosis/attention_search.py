@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,10 +11,24 @@ from torch import Tensor
 
 from rope_core.config import RopeConfig
 from rope_core.diagnosis.attention_call import AttentionCall, Fitted
-from rope_core.diagnosis.attention_fit import fit_number, measure, named_scales, relative_error
-from rope_core.diagnosis.attention_simulation import Part, simulate_offsets
+from rope_core.diagnosis.attention_fit import (
+    STEP,
+    WHOLE_STEP,
+    Change,
+    errors_of,
+    fitted,
+    measure,
+    named_scales,
+    relative_error,
+)
+from rope_core.diagnosis.attention_simulation import (
+    Part,
+    products,
+    products_of_offsets,
+    simulate_products,
+)
 from rope_core.diagnosis.calls import Clues, RotaryCall
-from rope_core.diagnosis.mistake import MISTAKES, Mistake
+from rope_core.diagnosis.mistake import MISTAKES, Mistake, Number
 from rope_core.diagnosis.mistake import Wrong as WrongCall
 from rope_core.diagnosis.ranking import Candidate
 from rope_core.errors import ConfigError, RopeError
@@ -79,15 +93,31 @@ class AttentionSearch:
     noise: float
     """Relative error that rounding makes."""
 
+    grids: dict[tuple[object, ...], tuple[list[Any], Tensor, AttentionCall]] = field(
+        default_factory=dict
+    )
+    """Numbers, products of queries and keys for each of them, and the call that has their ids."""
+
     def run(self, max_mistakes: int) -> list[Candidate]:
         """Return the calls with one mistake, or two, that are within the tolerance."""
         right = Wrong((), self.right)
         of_attention, of_rotation = [*self._of_attention(right)], [*self._of_rotation(right)]
         found = self._within((*of_attention, *of_rotation, *self._fitted_rotation(right)))
-        best = min((candidate.relative_error for candidate in found), default=math.inf)
-        if max_mistakes > 1 and best > 10 * self.noise:
-            found += self._within(self._pairs(of_attention, of_rotation))
+        if max_mistakes == 1 or self._is_settled(found):
+            return found
+        plain = [wrong for wrong in of_attention if wrong.mistakes[0][0] not in FITTED]
+        for pairs in (
+            self._with_attention((*plain, *of_rotation)),
+            self._with_fitted_rotation(plain),
+        ):
+            found += self._within(pairs)
+            if self._is_settled(found):
+                break
         return found
+
+    def _is_settled(self, found: Sequence[Candidate]) -> bool:
+        """Return whether no other explanation can be 10 times better."""
+        return any(candidate.relative_error <= 10 * self.noise for candidate in found)
 
     @property
     def _limit(self) -> float:
@@ -110,7 +140,8 @@ class AttentionSearch:
 
     def _of_attention(self, base: Wrong) -> Iterator[Wrong]:
         """Add each mistake of attention to those of `base`."""
-        clues = measure(base.call, self.parts, self._limit, self.mscale)
+        caps = not base.mistakes or base.call.softcap is not None
+        clues = measure(base.call, self.parts, self._limit, self.mscale, caps=caps)
         for code, mistake in MISTAKES.items():
             if mistake.evidence == ("attention",):
                 fitted: Fitted | None = getattr(clues, FITTED.get(code, ""), None)
@@ -147,23 +178,51 @@ class AttentionSearch:
             if code == "gain_wrong" and base.mistakes:
                 continue
 
-            def change(value: float, number: Any = number) -> AttentionCall:
+            def change(value: float, number: Number = number) -> AttentionCall:
                 sides = {side: number.vary(call, value) for side, call in rotations.items()}
                 return replace(base.call, **sides)
 
-            starts = number.starts(first)
-            if code == "gain_wrong":
-                starts = [number.value(first) * 1.2 ** (i - 8) for i in range(17)]
-            found = fit_number(change, number, starts, self.parts, self._limit)
-            if found is None:
+            start = self._start(code, number, base.call, change)
+            if start is None:
                 continue
-            value: float | int = round(found.value) if number.is_whole else found.value
-            is_odd = found.is_odd
-            if code == "gain_wrong":
-                is_odd |= self._is_scale(base.call, found.value / number.value(first))
+            step = WHOLE_STEP if number.is_whole else STEP
             with suppress(ConfigError):
+                found = fitted(
+                    change, start, self.parts, self._limit, is_ratio=number.is_ratio, step=step
+                )
+                if found is None:
+                    continue
+                value: float | int = round(found.value) if number.is_whole else found.value
+                is_odd = found.is_odd
+                if code == "gain_wrong":
+                    is_odd |= self._is_scale(base.call, found.value / number.value(first))
                 yield base.add(code, {number.parameter: value}, change(value), is_odd=is_odd)
         yield from self._offsets(base)
+
+    def _start(
+        self, code: str, number: Number, call: AttentionCall, change: Change
+    ) -> float | None:
+        """Return the number of a coarse grid that fits best."""
+        probe = self.parts[0]
+        name = code, id(call.q), id(call.k), call.tiled, call.causal
+        if name not in self.grids:
+            first = next(iter(_rotations(call).values()))
+            starts = [*number.starts(first)]
+            if len(starts) == 1:  # a gain
+                starts = [starts[0] * 1.2 ** (i - 8) for i in range(17)]
+            values, grid = [], []
+            for start in starts:
+                with suppress(ConfigError):
+                    grid.append(products(change(start), probe))
+                    values.append(start)
+            self.grids[name] = values, torch.stack(grid) if grid else torch.zeros(0), call
+        values, stacked, _ = self.grids[name]
+        if not values:
+            return None
+        keys = products(call, probe).shape[-1]
+        if stacked.shape[-1] != keys:
+            return None
+        return values[int(errors_of(simulate_products(call, probe, stacked), probe).argmin())]
 
     def _is_scale(self, call: AttentionCall, ratio: float) -> bool:
         """Return whether a ratio of gains is a scale of scores that code is known to have."""
@@ -191,25 +250,31 @@ class AttentionSearch:
     def _best_offsets(self, call: AttentionCall, rope: RopeConfig) -> list[int]:
         """Return the offsets of queries that fit best."""
         probe = self.parts[0]
+        name = "position_offset", id(call.q), id(call.k), call.tiled, call.causal
+        if name not in self.grids:
+            part = probe.narrow(torch.tensor([len(probe.queries) - 1]), 0)
+            keys = products(call, part).shape[-1]
+            largest = max(64, min(MAX_OFFSET, MAX_OFFSET_SCORES // (2 * max(1, keys))))
+            offsets = [i for i in range(-largest, largest + 1) if i != 0]
+            grid = products_of_offsets(call, part, rope, torch.tensor(offsets))
+            self.grids[name] = offsets, grid.float(), call
+        offsets, stacked, _ = self.grids[name]
         part = probe.narrow(torch.tensor([len(probe.queries) - 1]), 0)
-        keys = part.k.shape[0]
-        largest = max(64, min(MAX_OFFSET, MAX_OFFSET_SCORES // (2 * max(1, keys))))
-        offsets = torch.arange(-largest, largest + 1)
-        offsets = offsets[offsets != 0]
-        out = simulate_offsets(call, part, rope, offsets).out
-        errors = (out - part.out).square().sum((-3, -2, -1)).nan_to_num(math.inf)
-        return offsets[errors.argsort()[:NUM_OFFSETS]].tolist()
+        if stacked.shape[-1] != products(call, part).shape[-1]:
+            return []
+        errors = errors_of(simulate_products(call, part, stacked), part)
+        return [offsets[i] for i in errors.argsort()[:NUM_OFFSETS].tolist()]
 
-    def _pairs(self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]) -> Iterator[Wrong]:
-        for first in (*of_attention, *of_rotation):
-            if first.mistakes[0][0] in FITTED:
-                continue
+    def _with_attention(self, singles: Sequence[Wrong]) -> Iterator[Wrong]:
+        """Add each mistake of attention that changes something else."""
+        for first in singles:
             for pair in self._of_attention(first):
                 if _are_apart(self.right, first, pair):
                     yield pair
-        for first in of_attention:
-            if first.mistakes[0][0] not in FITTED:
-                yield from self._fitted_rotation(first)
+
+    def _with_fitted_rotation(self, singles: Sequence[Wrong]) -> Iterator[Wrong]:
+        for first in singles:
+            yield from self._fitted_rotation(first)
 
 
 def _rotations(call: AttentionCall) -> dict[str, RotaryCall]:
@@ -236,6 +301,8 @@ def _by_parameters(
     found: dict[tuple[str, int], WrongCall] = {}
     with suppress(RopeError):  # a rope that cannot be
         for given, call in mistake.find(rotation, clues):
+            if given.get("layout") == "interleaved_to_half":
+                continue  # the scores are those of interleaved
             name, number = repr(sorted(given.items())), 0
             while (name, number) in found:
                 number += 1

@@ -16,6 +16,31 @@ CACHED = 4
 """Scores in the memory of a part."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class KvHeads:
+    """The kv heads that query heads `[h]` read."""
+
+    numbers: Tensor
+    """int64 `[m]`: kv heads, each once."""
+
+    places: Tensor
+    """int64 `[m]`: where they are in the tensors of a part."""
+
+    of_heads: Tensor
+    """int64 `[h]`: where the kv head of each query head is among `numbers`."""
+
+    @classmethod
+    def of(cls, kv_heads: Tensor, kept: Tensor) -> "KvHeads":
+        """Return the kv heads of query heads, int64 `[h]`; a part has those in `kept`."""
+        numbers, of_heads = kv_heads.unique(return_inverse=True)
+        return cls(numbers, torch.searchsorted(kept, numbers), of_heads)
+
+    def of_head(self, head: int) -> "KvHeads":
+        """Return the kv head of one of the query heads."""
+        place = self.of_heads[head : head + 1]
+        return KvHeads(self.numbers[place], self.places[place], torch.zeros_like(place))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Part:
     """Some queries and heads of one sequence, with all its keys, in float64."""
@@ -27,8 +52,9 @@ class Part:
     heads: Tensor
     """int64 `[h]`: query heads."""
 
-    kv_heads: Tensor
-    """int64: the kv heads that `k` and `v` have."""
+    kv_heads: KvHeads
+    tiled_kv_heads: KvHeads
+    """Those if heads are tiled."""
 
     q: Tensor  # [n, h, D]
     k: Tensor  # [Sk, kv heads, D]
@@ -39,6 +65,7 @@ class Part:
     """The mask: `[1 or h, 1 or n, 1 or Sk]`, -inf for a hidden key."""
 
     _scores: dict[tuple[int, int, bool], "_Scores"] = field(default_factory=dict)
+    _visible: dict[tuple[object, ...], tuple[Tensor, slice]] = field(default_factory=dict)
 
     def narrow(self, queries: Tensor, head: int) -> "Part":
         """Return the part with some of its queries, int64 `[m]`, and one of its heads."""
@@ -46,11 +73,14 @@ class Part:
             self,
             queries=self.queries[queries],
             heads=self.heads[head : head + 1],
+            kv_heads=self.kv_heads.of_head(head),
+            tiled_kv_heads=self.tiled_kv_heads.of_head(head),
             q=self.q[queries][:, head : head + 1],
             out=self.out[queries][:, head : head + 1],
             lse=None if self.lse is None else self.lse[queries][:, head : head + 1],
             bias=None if self.bias is None else _narrow(self.bias, queries, head),
             _scores={},
+            _visible={},
         )
 
 
@@ -86,12 +116,24 @@ def simulate(call: AttentionCall, part: Part) -> Result:
     return _attend(call, part, hidden, keys, _products(call, part, keys))
 
 
-def simulate_offsets(call: AttentionCall, part: Part, rope: RopeConfig, offsets: Tensor) -> Result:
-    """Return what `call` computes if queries are rotated by offsets `[C]` more.
+def products(call: AttentionCall, part: Part) -> Tensor:
+    """Return the products of the queries and the keys that `call` shows, `[h, n, keys]`."""
+    return _products(call, part, _visibility(call, part)[1])
+
+
+def simulate_products(call: AttentionCall, part: Part, products: Tensor) -> Result:
+    """Return what `call` computes if `products` are those of queries and keys, `[C, ...]`."""
+    return _attend(call, part, *_visibility(call, part), products)
+
+
+def products_of_offsets(
+    call: AttentionCall, part: Part, rope: RopeConfig, offsets: Tensor
+) -> Tensor:
+    """Return products `[C, h, n, keys]` of queries that are rotated by offsets `[C]` more.
 
     The rope is composable; its attention scaling is not applied again.
     """
-    hidden, keys = _visibility(call, part)
+    keys = _visibility(call, part)[1]
     q = rotated(part.q, call, call.q, part.queries, part.heads)
     k = _rotated_keys(call, call.k, part, part.k, keys, is_key=True)
     layout = "half" if rope.layout == "interleaved_to_half" else rope.layout
@@ -102,7 +144,7 @@ def simulate_offsets(call: AttentionCall, part: Part, rope: RopeConfig, offsets:
         gain=1.0,
     )
     q = _rotate(q, predict(rotation)[:, None, None], rotation)  # [C, n, h, D]
-    return _attend(call, part, hidden, keys, torch.einsum("cnhd,khd->chnk", q, k))
+    return torch.einsum("cnhd,khd->chnk", q, k)
 
 
 def _attend(
@@ -124,7 +166,7 @@ def _attend(
     of_keys = weights.sum(-1)
     total = of_keys if sinks is None else of_keys + (sinks - top).exp()
     values = _values(call, part, keys)  # [h, keys, Dv]
-    out = weights @ values / total.masked_fill(total == 0, 1)[..., None]  # [..., h, n, Dv]
+    out = weights @ values.to(weights.dtype) / total.masked_fill(total == 0, 1)[..., None]  # [..., h, n, Dv]
     out = out.transpose(-2, -3)
     if call.rotates_back and call.q is not None:
         out = _rotate(out, 1 / _factors(call, call.q, part.queries, part.heads), call.q)
@@ -138,6 +180,13 @@ def _visibility(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
 
     Keys that a mask hides count as visible.
     """
+    name = call.causal, call.window, call.window_ahead, call.chunk, id(call.q_index)
+    if name not in part._visible:
+        part._visible[name] = _visible(call, part)
+    return part._visible[name]
+
+
+def _visible(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
     k_index = call.k_index[part.sequence.keys]
     distance = call.q_index[part.queries, None] - k_index
     hidden = torch.zeros_like(distance, dtype=torch.bool)
@@ -153,13 +202,6 @@ def _visibility(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
     visible = (~hidden).any(0).nonzero()
     keys = slice(int(visible[0]), int(visible[-1]) + 1) if len(visible) else slice(0, 0)
     return hidden[:, keys], keys
-
-
-def _kv_index(call: AttentionCall, part: Part) -> Tensor:
-    """Return where the kv head of each query head is in `part.k`: int64 `[h]`."""
-    group = call.num_heads // call.num_kv_heads
-    kv_heads = part.heads % call.num_kv_heads if call.tiled else part.heads // group
-    return torch.searchsorted(part.kv_heads, kv_heads)
 
 
 def _products(call: AttentionCall, part: Part, keys: slice) -> Tensor:
@@ -191,12 +233,13 @@ def _rotated_keys(
     is_key: bool = False,
 ) -> Tensor:
     """Return the keys or the values of each query head, `[keys, h, D]`."""
-    index = _kv_index(call, part)
-    needed, inverse = index.unique(return_inverse=True)
-    tokens = torch.arange(part.sequence.keys.start + keys.start, part.sequence.keys.start + keys.stop)
-    x = x[keys][:, needed]
-    x = rotated(x, call, rotation, tokens, part.kv_heads[needed], is_key=is_key)
-    return x[:, inverse]
+    heads = part.tiled_kv_heads if call.tiled else part.kv_heads
+    if rotation is None:
+        return x[keys, heads.places[heads.of_heads]]
+    first = part.sequence.keys.start
+    tokens = torch.arange(first + keys.start, first + keys.stop)
+    x = rotated(x[keys, heads.places], call, rotation, tokens, heads.numbers, is_key=is_key)
+    return x if len(x[0]) == len(heads.of_heads) == 1 else x[:, heads.of_heads]
 
 
 def rotated(

@@ -91,7 +91,9 @@ class Frequencies:
     def numbers(self, call: RotaryCall) -> Tensor:
         inv_freq = call.rope.frequency_table.inv_freq
         if call.frequencies_dtype is not None:
-            exact = inv_freq if call.arithmetic_dtype is None else inv_freq.to(call.arithmetic_dtype)
+            exact = (
+                inv_freq if call.arithmetic_dtype is None else inv_freq.to(call.arithmetic_dtype)
+            )
             inv_freq = exact.to(call.frequencies_dtype)
         sign = -1 if call.rope.negative else 1
         return inv_freq.double() * call.positions[0, 0] * sign
@@ -115,13 +117,18 @@ class Frequencies:
 
 def radians(call: RotaryCall, index: Tensor | None) -> Tensor:
     """Return the angles of a call without any rounding, float64 `[T, n]`."""
-    rope = call.rope
-    if rope.arithmetic != "float64":
-        rope = replace(rope, arithmetic="float64")
+    rope = in_float64(call).rope
     positions = call.positions if index is None else call.positions.index_select(1, index)
     table = rope.frequency_table
     angles: Tensor = table.angles(positions.expand(table.num_axes, -1), table)
     return angles * (-call.times if rope.negative else call.times)
+
+
+def in_float64(call: RotaryCall) -> RotaryCall:
+    """Return the call with exact frequencies."""
+    if call.rope.arithmetic == "float64":
+        return call
+    return replace(call, rope=replace(call.rope, arithmetic="float64"))
 
 
 def wrap(angle: Tensor) -> Tensor:

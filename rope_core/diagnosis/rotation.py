@@ -8,8 +8,9 @@ from torch import Tensor
 from rope_core import ragged
 from rope_core.angles import has_axes
 from rope_core.calls import Rotate
+from rope_core.calls.rope_checks import check_positions
 from rope_core.checks import check_heads, dtype_of, shape_of
-from rope_core.config import RopeConfig
+from rope_core.config import Arithmetic, RopeConfig
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.difference import (
     channel_energies,
@@ -19,7 +20,7 @@ from rope_core.diagnosis.difference import (
 )
 from rope_core.diagnosis.explain import explain
 from rope_core.diagnosis.geometry import geometry
-from rope_core.diagnosis.measured import measured_numbers, with_permutation
+from rope_core.diagnosis.measured import measured_numbers
 from rope_core.diagnosis.probe import next_probe
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis
@@ -31,6 +32,9 @@ from rope_core.rotary import run_rotate
 
 VERIFIED = 6
 """Candidates that are compared with all tokens."""
+
+COARSE = 0.1
+"""Tolerance from which on hardly anything is a difference."""
 
 ANGLES = 2**20
 """Angles that decide the tolerance; more are taken from some of the tokens."""
@@ -61,7 +65,13 @@ def diagnose_rotation(
     right, expected, expected_k = _right(resolved, clues, before, positions)
     if tolerance is None:
         tolerance = default_tolerance(after.dtype, _rms_angle(right))
-    warnings = [*resolved.warnings, *_warnings(before, after, right)]
+    warnings = [*resolved.warnings]
+    if right.times and not bool(right.positions.any()):
+        warnings.append("all positions are 0, where nothing rotates")
+    if tolerance > COARSE:
+        warnings.append(
+            f"the tolerance is {tolerance:.2g}: at these positions float32 cannot tell angles apart"
+        )
     got = after.flatten(0, -3)
     wrong_tokens, wrong_channels, right_tokens, right_channels = channel_energies(
         got, expected.flatten(0, -3)
@@ -93,6 +103,7 @@ def diagnose_rotation(
     if right.times:
         tensors["inv_freq_expected"] = right.rope.inv_freq
     if not finite:
+        warnings += _not_finite(before, after)
         return Diagnosis(
             verdict="unexplained", error=error, warnings=tuple(warnings), tensors=tensors
         )
@@ -105,6 +116,7 @@ def diagnose_rotation(
         positions=right.positions,
         shape=right.shape,
         tolerance=tolerance,
+        used=right_tokens > 0,
         also=tuple({int(wrong_tokens.argmax()), first or 0}),
     )
     search = Search(evidence=evidence, right=right, clues=clues, max_mistakes=max_mistakes)
@@ -143,6 +155,7 @@ def _right(
     Of a layer that does not rotate, the call has the rope of a layer that does, and 0 rotations.
     """
     rope = resolved.rope or _rope_of_other_layer(resolved, clues, before.shape[-1])
+    check_positions("positions", positions, "before", before, rope)
     rotate = Rotate(before, None, rope, positions)
     rope = rotate.rope
     flat = ragged.token_positions(before, positions, None, has_axes(before, positions, rope))
@@ -182,15 +195,14 @@ def _rms_angle(right: RotaryCall) -> float:
     return float(radians.square().mean().sqrt())
 
 
-def _warnings(before: Tensor, after: Tensor, right: RotaryCall) -> list[str]:
+def _not_finite(before: Tensor, after: Tensor) -> list[str]:
+    """Return a warning for each tensor with numbers that are not finite."""
     found = []
     for name, x in (("before", before), ("after", after)):
         if bool(x.isnan().all()):
             found.append(f"every number of {name!r} is NaN")
         elif not bool(x.isfinite().all()):
             found.append(f"{name!r} has numbers that are NaN or infinite")
-    if right.times and not bool(right.positions.any()):
-        found.append("all positions are 0, where nothing rotates")
     return found
 
 
@@ -198,11 +210,15 @@ def _explanations(search: Search) -> list[Candidate]:
     """Return the candidates to tell, compared with all tokens."""
     tolerance = search.evidence.tolerance
     found = rank(search.run(), SLACK * tolerance)
-    if not found:
-        permutation = with_permutation(search)
-        found = [] if permutation is None else rank(permutation.run(), SLACK * tolerance)
-    verified = [
-        replace(candidate, relative_error=search.evidence.error(candidate.call))
-        for candidate in found[:VERIFIED]
-    ]
-    return rank(verified, tolerance)
+    return rank((_verified(candidate, search) for candidate in found[:VERIFIED]), tolerance)
+
+
+def _verified(candidate: Candidate, search: Search) -> Candidate:
+    """Return the candidate with its error of all tokens, in float32 or float64 arithmetic."""
+    call, evidence = candidate.call, search.evidence
+    error = evidence.error(call)
+    if error > evidence.tolerance / 10:
+        arithmetic: Arithmetic = "float64" if call.rope.arithmetic == "hf" else "hf"
+        other = replace(call, rope=replace(call.rope, arithmetic=arithmetic))
+        error = min(error, evidence.error(other))
+    return replace(candidate, relative_error=error)

@@ -8,7 +8,8 @@ from rope_core.diagnosis.mistake import Wrong, mistake
 
 
 @mistake(
-    *("rotation", "table", "attention"),
+    "rotation",
+    "attention",
     text="Nothing is rotated.",
     remedy="Apply the rotation to q and to k, before the scores.",
 )
@@ -28,7 +29,8 @@ def not_rotated(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation", "table", "attention"),
+    "rotation",
+    "attention",
     text="The rotation is applied twice: angles are twice as large, the attention scaling is"
     " squared.",
     remedy="Rotate once: keys in a cache are rotated already.",
@@ -49,7 +51,9 @@ def rotated_twice(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation", "table", "attention"),
+    "rotation",
+    "table",
+    "attention",
     text="Angles have the opposite sign.",
     remedy="Use (x cos - y sin, y cos + x sin) for a pair (x, y), or change the sign of the sines.",
 )
@@ -74,7 +78,9 @@ def direction_reversed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation", "table", "attention"),
+    "rotation",
+    "table",
+    "attention",
     text="Each row counts its tokens from 0, also the padded ones.",
     remedy="Count only real tokens: positions = (mask.cumsum(-1) - 1).clamp(min=0).",
 )
@@ -100,7 +106,8 @@ def padding_counted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation", "attention"),
+    "rotation",
+    "attention",
     text="This layer does not rotate in the model, and theirs does.",
     remedy="Do not rotate in this layer: no_rope_layers[i] == 1 means that layer i rotates.",
 )

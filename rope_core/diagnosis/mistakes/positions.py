@@ -55,7 +55,7 @@ def position_offset(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
         parameter="scale",
         value=lambda call: 1.0,
         vary=lambda call, scale: replace(call, positions=call.positions * scale),
-        starts=lambda call: (2.0 ** (power / 2) for power in range(-14, 15)),
+        starts=lambda call: (2.0**power for power in range(-7, 8)),
     ),
 )
 def position_scaled(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:

@@ -56,9 +56,9 @@ FACTOR = Number(
     value=_fitted_factor,
     vary=with_factor,
     starts=lambda call: (
-        (1.0 * 1.6**power for power in range(18))
+        (2.0**power for power in range(9))
         if call.rope.rope_type != "ntk_alpha"
-        else (1.0 * 2.5**power for power in range(13))
+        else (3.0**power for power in range(10))
     ),
 )
 
@@ -132,8 +132,7 @@ def scaling_other_type(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 @mistake(
     *EVERY,
-    text="The factor of the {expected_rope_type} scaling is {factor} instead of"
-    " {expected_factor}.",
+    text="The factor of the {expected_rope_type} scaling is {factor} instead of {expected_factor}.",
     remedy="Take factor from the scaling block of this config, not from another model's.",
     number=FACTOR,
 )
@@ -176,7 +175,7 @@ def with_original(call: RotaryCall, length: float) -> RotaryCall:
         parameter=ORIGINAL,
         value=_original,
         vary=with_original,
-        starts=lambda call: (64 * 2 ** (power / 3) for power in range(55)),
+        starts=lambda call: (256 * 2.0**power for power in range(15)),
         is_whole=True,
     ),
 )
