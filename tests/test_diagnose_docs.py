@@ -3,19 +3,24 @@
 import re
 import shlex
 
+import matplotlib as mpl
 import pytest
+from matplotlib import pyplot
 
 from docs.mistake_pages import FOLDER, mistake_pages
+from rope_core import plots
 from rope_core.diagnosis import MISTAKES
 from rope_core.diagnosis.mistake import PARTS
 from service.cli.app import run
 from tests.conftest import ROOT
 
+mpl.use("Agg")
+
 PORT = (ROOT / "docs" / "port.md").read_text()
 BLOCKS = re.findall(r"```(python|bash|text)\n(.*?)```", PORT, re.DOTALL)
 OTHERS = {
     name: re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
-    for name in ("diagnose.md", "selftest.md")
+    for name in ("diagnose.md", "selftest.md", "figures.md")
 }
 
 
@@ -54,9 +59,14 @@ def test_the_case_runs_from_symptom_to_remedy(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("page", OTHERS)
 def test_the_programs_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    saved: list[str] = []
+    monkeypatch.setattr(plots, "save", lambda ax, path: saved.append(path))  # rendering is slow
     names: dict[str, object] = {}
     for program in OTHERS[page]:
         exec(compile(program, page, "exec"), names)
+    pyplot.close("all")
+    pictures = re.findall(r"\]\(figures/(.+?)\)", (ROOT / "docs" / page).read_text())
+    assert saved[: len(pictures)] == pictures
     if page == "selftest.md":
         names["test_rotation"](lambda x, at: names["rotate"](x, positions=at, rope=names["model"]))
         with pytest.raises(AssertionError, match="diagnose"):

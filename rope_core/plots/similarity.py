@@ -52,18 +52,16 @@ def rotated_cosine(rope: RopeConfig, other: RopeConfig, last: int) -> Envelope:
 
     The mean over all vectors with as much energy in each channel; both have the same head_dim.
     """
-    first, second = _rows(rope), _rows(other)
-    both = [
-        (torch.nonzero(mine == theirs)[:, 0], is_sine, other_is_sine)
-        for mine, is_sine in ((first.source, False), (first.partner, True))
-        for theirs, other_is_sine in ((second.source, False), (second.partner, True))
-    ]
+    cos_cos, cos_sin, sin_cos, sin_sin = _products(_terms(rope), _terms(other))
+    halves = ((-1, cos_cos + sin_sin, sin_cos - cos_sin), (1, cos_cos - sin_sin, sin_cos + cos_sin))
 
     def at(positions: Tensor) -> Tensor:
-        tables, other_tables = first.tables(rope, positions), second.tables(other, positions)
+        mine, theirs = _padded_angles(rope, positions), _padded_angles(other, positions)
         total = torch.zeros(len(positions), dtype=torch.float64)
-        for rows, is_sine, other_is_sine in both:
-            total += (tables[is_sine][:, rows] * other_tables[other_is_sine][:, rows]).sum(1)
+        for sign, of_cos, of_sin in halves:  # products as cosines and sines of sums
+            for weights, function in ((of_cos, torch.cos), (of_sin, torch.sin)):
+                i, j = weights.nonzero(as_tuple=True)
+                total += function(mine[:, i] + sign * theirs[:, j]) @ weights[i, j] / 2
         return total / rope.head_dim
 
     return make_envelope([at(positions) for positions in _chunks(last)])
@@ -75,44 +73,64 @@ def angles_at(rope: RopeConfig, positions: Tensor) -> Tensor:
     return table.angles(positions.expand(table.num_axes, -1), table).double()
 
 
+def _padded_angles(rope: RopeConfig, positions: Tensor) -> Tensor:
+    """Return the angles and a last column of 0, `[T, n + 1]`."""
+    angles = angles_at(rope, positions)
+    return torch.cat((angles, angles.new_zeros(len(positions), 1)), 1)
+
+
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """What each channel of a rotated head is: source x cos(angle) + sign x partner x sin(angle)."""
+class _Terms:
+    """What each channel of a rotated head is: a source x cos(angle) + sign x source x sin(angle).
+
+    Tensors are `[D, 2]`: for the term with the cosine, and for that with the sine.
+    """
 
     source: Tensor
-    """int64 `[D]`, as `partner`."""
+    """Int64: channels before the rotation."""
 
-    partner: Tensor
-    """-1 for a channel that does not rotate."""
+    angle: Tensor
+    """Int64: the column of `_padded_angles`; the last for a channel that does not rotate."""
 
     sign: Tensor
-    angle: Tensor
-    """Index of an angle; n for a channel that does not rotate."""
-
-    def tables(self, rope: RopeConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return factors `[T, D]` of the source and of the partner."""
-        angles = angles_at(rope, positions)
-        angles = torch.cat((angles, angles.new_zeros(len(positions), 1)), 1)
-        return angles.cos()[:, self.angle], angles.sin()[:, self.angle] * self.sign
+    num_columns: int
+    """n + 1."""
 
 
-def _rows(rope: RopeConfig) -> _Rows:
+def _products(first: _Terms, second: _Terms) -> tuple[Tensor, ...]:
+    """Return the sums of signs of products of terms of one source, `[n + 1, other n + 1]` each.
+
+    They are those of cos cos, cos sin, sin cos and sin sin.
+    """
+    size = first.num_columns, second.num_columns
+    products = []
+    for a in (0, 1):
+        for b in (0, 1):
+            channel = (first.source[:, a] == second.source[:, b]).nonzero()[:, 0]
+            where = first.angle[channel, a], second.angle[channel, b]
+            signs = first.sign[channel, a] * second.sign[channel, b]
+            zeros = torch.zeros(size, dtype=torch.float64)
+            products.append(zeros.index_put(where, signs, accumulate=True))
+    return tuple(products)
+
+
+def _terms(rope: RopeConfig) -> _Terms:
     start = rope.head_dim - rope.rotary_dim if rope.trailing else 0
     rotated = slice(start, start + rope.rotary_dim)
     width, num_angles = rope.rotary_dim // rope.blocks, len(rope.inv_freq)
-    numbers = torch.arange(start + 1, rotated.stop + 1).view(rope.blocks, width)
+    numbers = torch.arange(start + 1, rotated.stop + 1).view(rope.blocks, width)  # from 1: signs
     if rope.layout == "interleaved_to_half":
         numbers = deinterleave(numbers)
-    partners = rotate_half(numbers, rope.layout)
+    partners = rotate_half(numbers, rope.layout).flatten()
     angles = torch.arange(num_angles).view(rope.blocks, -1)
-    source = torch.arange(rope.head_dim)
-    partner, angle = torch.full_like(source, -1), torch.full_like(source, num_angles)
-    sign = torch.zeros(rope.head_dim, dtype=torch.float64)
-    source[rotated] = numbers.flatten() - 1
-    partner[rotated] = partners.abs().flatten() - 1
-    sign[rotated] = partners.sign().flatten().double() * (-1 if rope.negative else 1)
-    angle[rotated] = expand_to_channels(angles, rope.layout, width).flatten()
-    return _Rows(source, partner, sign, angle)
+    angle = expand_to_channels(angles, rope.layout, width).flatten()
+    source = torch.arange(rope.head_dim)[:, None].repeat(1, 2)
+    all_angles = torch.full_like(source, num_angles)
+    sign = torch.ones(rope.head_dim, 2, dtype=torch.float64)
+    source[rotated] = torch.stack((numbers.flatten() - 1, partners.abs() - 1), 1)
+    all_angles[rotated] = angle[:, None]
+    sign[rotated, 1] = partners.sign().double() * (-1 if rope.negative else 1)
+    return _Terms(source, all_angles, sign, num_angles + 1)
 
 
 def _chunks(last: int) -> Iterator[Tensor]:

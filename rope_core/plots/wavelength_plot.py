@@ -182,17 +182,18 @@ def _plot(ax: "Axes", curve: Curve, pairs: list[int], name: str, color: str, mar
         zorder=3 if curve.is_filled else 2.5,
     )
     resting = [pair for pair in pairs if pair not in curve.turns]
-    ax.plot(
-        resting,
-        [ax.get_ylim()[0]] * len(resting),
-        color=color,
-        linestyle="",
-        marker="_",
-        markersize=4,
-        markeredgewidth=3,
-        clip_on=False,
-        label="_at rest",
-    )
+    if resting:  # an empty line would have a place in the layout
+        ax.plot(
+            resting,
+            [ax.get_ylim()[0]] * len(resting),
+            color=color,
+            linestyle="",
+            marker="_",
+            markersize=4,
+            markeredgewidth=3,
+            clip_on=False,
+            label="_at rest",
+        )
 
 
 def _draw_lengths(ax: "Axes", lengths: Lengths) -> Iterator[EdgeLabel]:

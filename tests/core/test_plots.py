@@ -163,20 +163,23 @@ def test_the_cosine_is_that_of_rotated_vectors(other):
     got = rotated_cosine(rope, other, 40)
     assert got.position.tolist() == [*range(1, 41)]
     torch.testing.assert_close(got.mean, expected, atol=1e-5, rtol=0)
+    same = rotated_cosine(other, other, 40)
+    torch.testing.assert_close(same.mean, torch.ones_like(same.mean))
 
 
 def test_compare_draws_the_ratio_and_the_cosine():
-    rope = resolve("llama-3.1-8b").rope
+    rope = resolve("llama-2-7b").rope
+    other = replace(rope, theta=1_000.0)
     try:
-        left, right = plots.compare(
-            "llama-3.1-8b", replace(rope, rope_type="default", parameters=())
-        )
-        ratios = line(left, "B / A")[:, 1]
-        np.testing.assert_allclose(ratios[[0, 28, 35, 63]], [1, 1, 8, 8], rtol=1e-5)
-        assert line(right, "cosine")[0, 1] == pytest.approx(1, abs=1e-6)
-        assert "0.77" in texts(right), "at the trained length"
+        left, right = plots.compare("llama-2-7b", other)
+        expected = 10.0 ** (np.arange(64) / 64)
+        np.testing.assert_allclose(line(left, "B / A")[:, 1], expected, rtol=1e-5)
+        difference = 1e4 ** -(np.arange(64) / 64) - 1e3 ** -(np.arange(64) / 64)
+        assert line(right, "cosine")[0, 1] == pytest.approx(np.cos(difference).mean(), abs=1e-6)
+        at_trained = np.cos(4_096 * difference).mean()
+        assert line(right, "_value")[0].tolist() == pytest.approx([4_096, at_trained], abs=1e-3)
         with pytest.raises(ConfigError, match="head_dim 128"):
-            plots.compare("llama-3.1-8b", RopeConfig(head_dim=64))
+            plots.compare("llama-2-7b", RopeConfig(head_dim=64))
     finally:
         pyplot.close("all")
 
@@ -200,7 +203,7 @@ def test_a_diagnosis_shows_the_tensors_that_it_has():
 
 
 def test_a_figure_is_saved_by_its_suffix_with_its_title(ax, tmp_path):
-    plots.score("llama-3.1-8b", ax)
+    plots.wavelengths("llama-3.1-8b", ax)
     plots.save(ax, tmp_path / "a.svg")
     assert ">llama-3.1-8b</text>" in (tmp_path / "a.svg").read_text()
     for suffix, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):

@@ -75,14 +75,16 @@ def test_each_distribution_needs_its_own_packages_only():
     }
     assert names(EXTRAS["triton"]) == {"triton"}
     assert not names(NEEDED) & (names(EXTRAS["grpc"]) | {"triton", "httpx"})
-    assert "rope-service[grpc,triton]" in EXTRAS["test"]
+    assert names(EXTRAS["plot"]) == {"matplotlib"}
+    assert "rope-service[grpc,plot,triton]" in EXTRAS["test"]
 
 
 def test_rope_core_is_described_as_in_the_service():
     core, service = CORE["project"], SERVICE["project"]
     assert core["version"] == __version__
     assert set(core["dependencies"]) <= set(NEEDED)
-    assert core["optional-dependencies"]["triton"] == EXTRAS["triton"]
+    for extra in ("plot", "triton"):
+        assert core["optional-dependencies"][extra] == EXTRAS[extra]
     assert core["requires-python"] == service["requires-python"]
     core, service = CORE["tool"]["setuptools"], SERVICE["tool"]["setuptools"]
     for data in ("package-data", "exclude-package-data"):
