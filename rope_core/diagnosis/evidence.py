@@ -37,6 +37,9 @@ class Evidence(Protocol):
     def residual(self, smooth: Tensor) -> Tensor:
         """Return how far the evidence is from `smooth`."""
 
+    def likeness(self, residual: Tensor) -> Tensor:
+        """Return 1 where there is no residual, and 0 on average where it is random."""
+
     def noise(self, smooth: Tensor, step: float) -> Tensor:
         """Return the standard deviation of the residuals, if angles are rounded by `step`."""
 
@@ -70,6 +73,9 @@ class Angles:
 
     def residual(self, smooth: Tensor) -> Tensor:
         return wrap(self.phase - smooth)
+
+    def likeness(self, residual: Tensor) -> Tensor:
+        return residual.cos()
 
     def noise(self, smooth: Tensor, step: float) -> Tensor:
         return 0.1 * min(self.tolerance, 0.02) + 1e-6 + smooth.abs() * (step + FLOAT32_STEP)
@@ -110,6 +116,9 @@ class Frequencies:
     def residual(self, smooth: Tensor) -> Tensor:
         both = (self.weights > 0) & (smooth > -600)
         return torch.where(both, self.row.abs().clamp_min(1e-300).log() - smooth, 0)
+
+    def likeness(self, residual: Tensor) -> Tensor:
+        return (-residual.square()).exp()
 
     def noise(self, smooth: Tensor, step: float) -> Tensor:
         return torch.full_like(smooth, 1e-6 + step)

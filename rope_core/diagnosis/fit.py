@@ -31,6 +31,9 @@ MAX_MISFIT = 40.0
 MAX_ERROR = 0.9
 """Relative error of a call whose numbers are nearly right."""
 
+CAUTION = 9.0
+"""Variances are taken to be larger than the residuals say, by this factor."""
+
 ROUNDS = 14
 STARTS = 2
 """How many of the best starts are followed."""
@@ -55,15 +58,15 @@ def fit(
     """
     grid = _Grid.of(evidence, build, numbers, right)
     found = []
-    for start in grid.best(evidence, step):
+    for start, spread in grid.best(evidence, step):
         with suppress(ConfigError):
-            values = refine(evidence, build, numbers, start, grid.spread, step)
-            found.append((evidence.error(evidence.numbers(build(values))), values))
+            values = refine(evidence, build, numbers, start, spread, step)
+            found.append((evidence.error(evidence.numbers(build(values))), values, spread))
     if not found:
         return None
-    error, values = min(found, key=lambda one: one[0])
+    error, values, spread = min(found, key=lambda one: one[0])
     if error < MAX_ERROR:
-        values = _scan_steps(evidence, build, numbers, values, grid.spread)
+        values = _scan_steps(evidence, build, numbers, values, spread)
     return values
 
 
@@ -78,8 +81,8 @@ class _Grid:
     deviation: Tensor
     """`[g, m]`: how much they change halfway to the next point of the grid, squared."""
 
-    spread: list[float]
-    """Distance of neighbours in each coordinate."""
+    spreads: list[list[float]]
+    """Distance of each point's neighbours in each coordinate."""
 
     @classmethod
     def of(
@@ -97,7 +100,8 @@ class _Grid:
         kept = [point for point in points if point in known]
         if not kept:
             return cls([], torch.empty(0), torch.empty(0), [])
-        spread = [_widest_gap(number, axis) for number, axis in zip(numbers, axes, strict=True)]
+        gaps = [_gaps(number, axis) for number, axis in zip(numbers, axes, strict=True)]
+        spreads = [[gap[x] for gap, x in zip(gaps, point, strict=True)] for point in kept]
         squares = []
         for point in kept:
             total = torch.zeros_like(known[point])
@@ -106,23 +110,26 @@ class _Grid:
                 total = total + (known[near] - known[point]).square() / 4
             squares.append(total)
         smooth = torch.stack([known[point] for point in kept])
-        return cls([list(point) for point in kept], smooth, torch.stack(squares), spread)
+        return cls([list(point) for point in kept], smooth, torch.stack(squares), spreads)
 
-    def best(self, evidence: Evidence, step: float) -> list[list[float]]:
-        """Return the points that best fit what changes little between neighbours."""
+    def best(self, evidence: Evidence, step: float) -> list[tuple[list[float], list[float]]]:
+        """Return the points, and their spreads, that fit best what changes little around them."""
         if not self.values:
             return []
         noise = evidence.noise(self.smooth, step)
         weights = evidence.weights / (1 + self.deviation + (noise / 0.3).square()).square()
-        misfit = ((1 - evidence.residual(self.smooth).cos()) * weights).sum(1)
-        score = misfit / weights.sum(1).clamp_min(1e-300)
+        likeness = evidence.likeness(evidence.residual(self.smooth))
+        score = -(likeness * weights).sum(1)  # what changes much tells nothing, and counts nothing
         order = score.argsort()[:STARTS].tolist()
-        return [self.values[place] for place in order]
+        return [(self.values[place], self.spreads[place]) for place in order]
 
 
-def _widest_gap(number: Number, axis: Sequence[float]) -> float:
+def _gaps(number: Number, axis: Sequence[float]) -> dict[float, float]:
+    """Return the distance of each start from the farther of its neighbours."""
     points = [_coordinate(number, value) for value in axis]
-    return max((b - a for a, b in zip(points, points[1:], strict=False)), default=1.0)
+    gaps = [b - a for a, b in zip(points, points[1:], strict=False)]
+    around = zip([0.0, *gaps], [*gaps, 0.0], strict=True)
+    return {value: max(*near) or 1.0 for value, near in zip(axis, around, strict=True)}
 
 
 def _neighbour(
@@ -197,9 +204,10 @@ def refine(
         )
         prior = torch.diag(1 / torch.tensor(spread, dtype=torch.float64).square())
         information = prior + (used * weights) @ used.T
-        moves = torch.linalg.solve(information, (used * weights) @ residual).tolist()
+        gradient = (used * weights) @ residual
+        covariance = torch.linalg.pinv(information, hermitian=True) * CAUTION
+        moves = (covariance @ gradient / CAUTION).tolist()
         values = [_moved(n, v, by) for n, v, by in zip(numbers, values, moves, strict=True)]
-        covariance = torch.linalg.inv(information) * 9
         if turn >= 4 and float(scale) > MAX_MISFIT:
             break
         moved = max(abs(by) / wide for by, wide in zip(moves, spread, strict=True))

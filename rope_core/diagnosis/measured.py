@@ -1,11 +1,13 @@
 """What a rotation says by itself: pairs, frequencies, gain, offset."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rope_core.diagnosis.calls import RotaryCall
+from rope_core.diagnosis.angle_table import AngleTable
+from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.result import Measured
 from rope_core.diagnosis.search import Search, wrong_calls
 
@@ -20,7 +22,30 @@ def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None
     call = _best_pairs(search, shown)
     if call is None:
         return None, None
-    table, clues = search.table(call), search.measured(call)
+    table, clues, rope = search.table(call), search.measured(call), call.rope
+    gain = clues.gain or 0.0
+    is_still = float(((table.z - gain).abs() * table.weights).sum()) <= (
+        search.evidence.tolerance * gain * float(table.weights.sum())
+    )
+    return from_angles(
+        table,
+        clues,
+        layout=None if is_still or call.permutation or call.table_layout else rope.layout,
+        rotary_dim=None if is_still else rope.rotary_dim,
+        slice_start=None if is_still else rope.head_dim - rope.rotary_dim if rope.trailing else 0,
+    )
+
+
+def from_angles(
+    table: AngleTable, clues: Clues, **structure: Any
+) -> tuple[Measured | None, Tensor | None]:
+    """Return what angles say, and the frequencies `[n]`, 0 for those that are not decided.
+
+    Args:
+        table: the angles.
+        clues: what `measure` found in them.
+        structure: the fields of `Measured` about channels.
+    """
     slope, phase = clues.inv_freq, clues.phase
     if slope is None or phase is None:
         return None, None
@@ -30,21 +55,13 @@ def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None
         direction = (
             1 if float((slope[decided].sign() * slope[decided].abs().sqrt()).sum()) > 0 else -1
         )
-    rope = call.rope
-    gain = clues.gain or 0.0
-    is_still = float(((table.z - gain).abs() * table.weights).sum()) <= (
-        search.evidence.tolerance * gain * float(table.weights.sum())
-    )
     fit = None
     if len(table.positions) == 1 and bool(decided.any()):
         angles = table.positions[0, :, None] * slope.nan_to_num() + phase.nan_to_num()
-        model = torch.where(decided, torch.polar(torch.full_like(angles, gain), angles), table.z)
+        gains = torch.full_like(angles, clues.gain or 0.0)
+        model = torch.where(decided, torch.polar(gains, angles), table.z)
         fit = table.relative_error(model)
-    inv_freq = slope.nan_to_num() * (direction or 1)
     measured = Measured(
-        layout=None if is_still or call.permutation or call.table_layout else rope.layout,
-        rotary_dim=None if is_still else rope.rotary_dim,
-        slice_start=None if is_still else rope.head_dim - rope.rotary_dim if rope.trailing else 0,
         direction=direction,
         gain=clues.gain,
         position_offset=clues.position_offset,
@@ -52,8 +69,9 @@ def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None
         theta=clues.theta,
         fit=fit if fit is None or math.isfinite(fit) else None,
         unresolved_pairs=tuple((~decided).nonzero().flatten().tolist()),
+        **structure,
     )
-    return measured, inv_freq.float()
+    return measured, (slope.nan_to_num() * (direction or 1)).float()
 
 
 def _best_pairs(search: Search, shown: RotaryCall) -> RotaryCall | None:

@@ -40,6 +40,9 @@ WHOLE_ROPE = frozenset(
     ("layer_type_wrong", "config_of_other_version", "partial_ignored", "rotary_dim_wrong")
 ) | {"scaling_ignored", "scaling_other_type"}
 
+NEUTRAL = 1e-3
+"""Numbers that differ by less are the same."""
+
 MANY = 30.0
 """Tolerances from which on an error is not due to the arithmetic of float32."""
 
@@ -128,7 +131,7 @@ class _Search:
         """Return the best of what explains the evidence."""
         plain = list(self._plain(self.right))
         fitted = [t for code in self._numbered() for t in self._fitted(self.right, code)]
-        trials = [self.right, *plain, *fitted]
+        trials = [self.right, *plain, *self._named_numbers(self.right), *fitted]
         if max_mistakes > 1 and not self._is_explained(trials):
             for stage in (self._with_offset, self._plain_pairs, self._number_pairs):
                 trials += stage(plain, fitted)
@@ -258,6 +261,8 @@ class _Search:
         self, base: Trial, codes: Sequence[str], build: Any, values: Sequence[float], is_odd: bool
     ) -> Trial | None:
         with suppress(ConfigError):
+            if any(_is_neutral(_number(c), base.call, v) for c, v in zip(codes, values, strict=True)):
+                return None
             call = build(values)
             named = [
                 (code, {_number(code).parameter: _plain_number(_number(code), value)})
@@ -360,6 +365,12 @@ def _order(code: str) -> tuple[int, int]:
     """Return when a mistake of a pair is made: those that change the whole rope come first."""
     stage = 0 if code in WHOLE_ROPE else 2 if code in GAINS else 3 if code in ROUNDED else 1
     return stage, CODES.index(code)
+
+
+def _is_neutral(number: Any, call: RotaryCall, value: float) -> bool:
+    """Tell whether a number is the one that the call has already."""
+    right = number.value(call)
+    return right is not None and abs(value - right) <= NEUTRAL * max(abs(right), 1)
 
 
 def _number(code: str) -> Any:

@@ -10,7 +10,7 @@ from rope_core.diagnosis.geometry import Geometry, geometry
 from rope_core.diagnosis.rotation_evidence import RotationEvidence
 from rope_core.diagnosis.slopes import line_residuals
 
-ROWS = 256
+ROWS = 128
 """Heads of tokens whose energies are compared."""
 
 MAX_CHANNELS = 512

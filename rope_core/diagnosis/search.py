@@ -19,11 +19,15 @@ from rope_core.errors import RopeError
 SLACK = 3.0
 """A sample may have a larger relative error than all tokens, by up to this factor."""
 
+NEUTRAL = 1e-6
+"""Relative difference of numbers that are the same."""
+
 FLOOR = 3e-7
 """Relative error of one rounding to float32, and some more."""
 
 EXCLUSIVE = (
-    ("layout_swapped", "layout_mixed", "layout_permuted"),
+    ("layout_swapped", "layout_mixed"),
+    ("layout_mixed", "layout_permuted"),
     ("partial_ignored", "rotary_dim_wrong"),
 )
 """Mistakes of which a call has one at most."""
@@ -84,6 +88,20 @@ class Search:
 
     def run(self) -> list[Candidate]:
         """Return all candidates found, with the relative error of the sample."""
+        return [self._without_neutral(candidate) for candidate in self._found()]
+
+    def _without_neutral(self, candidate: Candidate) -> Candidate:
+        """Return the candidate without mistakes whose number is the right one."""
+        kept = []
+        for code, given in candidate.mistakes:
+            number = MISTAKES[code].number
+            right = None if number is None else number.value(self.right)
+            value = None if number is None else given.get(number.parameter)
+            if right is None or value is None or abs(value - right) > NEUTRAL * abs(right):
+                kept.append((code, given))
+        return replace(candidate, mistakes=tuple(kept))
+
+    def _found(self) -> list[Candidate]:
         found = self._single()
         if not found:
             permutation = measure_permutation(self.evidence, self.right)
@@ -142,13 +160,25 @@ class Search:
     def _double(self) -> list[Candidate]:
         found = self._name(self.right, (), 2)
         key = geometry_key(self.right)
+        is_unknown = not found and not self.fits(self.right) and self.clues.permutation is None
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            if not self._is_structural(wrong) or is_repeated(wrong):
+            is_twice = wrong.times == 2 and not is_repeated(wrong)
+            if not is_twice and (not self._is_structural(wrong) or is_repeated(wrong)):
                 continue
             first = ((code, parameters),)
+            if is_unknown and code != "layout_permuted" and not self.fits(wrong):
+                found += self._reordered(first, wrong)
             found += self._name(wrong, first, 1)
-            skip = next((group for group in EXCLUSIVE if code in group), (code,))
+            skip = tuple(name for group in EXCLUSIVE if code in group for name in group) or (code,)
             for other, (more, both) in wrong_calls(wrong, self.clues, skip):
                 if geometry_key(both) not in (key, geometry_key(wrong)):
                     found += self._direct((*first, (other, more)), both)
         return found
+
+    def _reordered(self, first: tuple[Named, ...], wrong: RotaryCall) -> list[Candidate]:
+        """Return the candidate with another order of the channels of a wrong call."""
+        permutation = measure_permutation(self.evidence, wrong)
+        if permutation is None:
+            return []
+        second = ("layout_permuted", {"permutation": [*permutation]})
+        return self._direct((*first, second), replace(wrong, permutation=permutation))

@@ -65,7 +65,7 @@ def measure(table: AngleTable, call: RotaryCall) -> Clues:
         gain=measure_gain(table),
         position_offset=_offset(slope, phase) if len(fits) == 1 else None,
         position_scale=_scale(slope, expected),
-        theta=_theta(slope.abs()),
+        theta=geometric_base(slope.abs()),
     )
 
 
@@ -168,7 +168,7 @@ def _scale(slope: Tensor, expected: Tensor) -> float | None:
     return scale if abs(middle - scale) < 0.01 * abs(scale) else None
 
 
-def _theta(inv_freq: Tensor) -> float | None:
+def geometric_base(inv_freq: Tensor) -> float | None:
     """Return the base of frequencies `[n]` that are a geometric progression from 1 on."""
     decided = inv_freq.isfinite() & (inv_freq > 0)
     count = len(inv_freq)

@@ -68,7 +68,7 @@ def direction_reversed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     MLX: a negative `scale` or offset.
     Source: nanochat rotates in this direction on purpose.
     """
-    if call.times != 1:
+    if not call.times:
         return
     wrong = replace(call, rope=replace(call.rope, negative=not call.rope.negative))
     gain = call.rope.attention_scaling if call.gain is None else call.gain
@@ -98,11 +98,10 @@ def padding_counted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     if call.position_axis != "tokens":
         return
     difference = call.slots - call.positions[0]
-    if bool((difference == difference[0]).all()) and len(call.positions) == 1:
+    if bool((difference == difference[0]).all()):
         return  # the same for all tokens: position_offset
-    slots = call.slots.expand(len(call.positions), -1)
-    if not slots.equal(call.positions):
-        yield {}, replace(call, positions=slots)
+    if bool((call.positions == call.positions[0]).all()):  # else axes_ignored
+        yield {}, replace(call, positions=call.slots.expand(len(call.positions), -1))
 
 
 @mistake(

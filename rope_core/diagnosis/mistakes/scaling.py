@@ -15,7 +15,7 @@ from rope_core.diagnosis.mistakes.changes import (
 )
 from rope_core.frequencies import VARIANTS
 
-UNSCALED = ("default", "proportional", "xpos", "inv_freq")
+UNSCALED = ("default", "xpos", "inv_freq")
 FACTORS = {
     **dict.fromkeys(("linear", "ntk", "ntk_mixed", "dynamic", "yarn", "llama3"), "factor"),
     **{"ntk_alpha": "alpha", "longrope": "factor", "proportional": "factor"},
@@ -85,9 +85,7 @@ def scaling_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     Source: mlx-vlm #1710, ANEForge #58, shainet #111, omlx #3347, TensorRT-Model-Connect #399.
     """
     rope = call.rope
-    if rope.rope_type == "proportional":
-        yield from each("rope_type", ("proportional",), call, lambda _: with_factor(call, 1.0))
-    elif rope.rope_type not in UNSCALED:
+    if rope.rope_type not in UNSCALED:
         plain = {"rope_type": "default", "parameters": ()}
         yield from each("rope_type", (rope.rope_type,), call, lambda _: with_rope(call, **plain))
 

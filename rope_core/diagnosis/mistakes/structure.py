@@ -67,7 +67,10 @@ def layout_mixed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     rope = call.rope
     if call.table_layout is not None or rope.frequency_table.inv_freq.numel() != rope.half:
         return
-    for pairs, tables in (("half", "interleaved"), ("interleaved", "half")):
+    mixes = [("half", "interleaved"), ("interleaved", "half")]
+    if rope.layout == "interleaved_to_half":
+        mixes.append((rope.layout, "interleaved"))
+    for pairs, tables in mixes:
         if (pairs, rope.layout) != ("interleaved", "interleaved_tiled"):
             other = replace(rope, layout=pairs)  # type: ignore[arg-type]
             yield {}, replace(call, rope=other, table_layout=tables)  # type: ignore[arg-type]
