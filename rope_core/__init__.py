@@ -23,12 +23,13 @@ from rope_core.diagnosis import Diagnosis, diagnose
 from rope_core.errors import ConfigError, NoBackend, RopeError, ShapeError
 from rope_core.frequencies import VARIANTS
 from rope_core.functional import RopeWarning, attend, rotate
-from rope_core.hf import Resolved
+from rope_core.hf import LayerKind, Resolved
 from rope_core.layouts import convert, convert_weight
 from rope_core.length import DynamicLength
 from rope_core.merge import merge
 from rope_core.rotary import cos_sin, shift
-from rope_core.sources import resolve
+from rope_core.sources import layer_kinds, resolve
+from rope_core.summary import model_summary, summary
 
 __all__ = [
     "SCHEMES",
@@ -43,6 +44,7 @@ __all__ = [
     "CosSin",
     "Diagnosis",
     "DynamicLength",
+    "LayerKind",
     "Layout",
     "Merge",
     "NoBackend",
@@ -63,8 +65,11 @@ __all__ = [
     "convert_weight",
     "cos_sin",
     "diagnose",
+    "layer_kinds",
     "merge",
+    "model_summary",
     "resolve",
     "rotate",
     "shift",
+    "summary",
 ]

@@ -4,24 +4,22 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError
-from rope_core.first_difference import bisect_first, first_difference
+from rope_core.first_position import (
+    LAST_POSITION,
+    first_position,
+    frequencies_at,
+    has_frequencies,
+)
 from rope_core.hf import Resolved
-from rope_core.pairs import channel_pairs, pair_axis
 from rope_core.own_frequencies import listed_rotary_dim
+from rope_core.pairs import channel_pairs, pair_axis
 from rope_core.parameter_differences import FIELDS, ParameterDifference, parameter_differences
 from rope_core.scaling import exact_frequencies
 from rope_core.sources import OBJECT_FORMS, RopeSource, is_of_model, resolve, without_model
-
-LAST_POSITION = 2**24
-"""The last position that is compared."""
-
-TOLERANCE = 1e-3
-"""Largest difference of a cosine that is none."""
 
 EQUAL = 1e-9
 """Largest difference of frequencies, absolute and relative, that are the same."""
@@ -104,7 +102,7 @@ def _resolve_other(other: RopeSource | None, head_dim: int | None) -> Resolved:
 def _compare(first: Resolved, second: Resolved) -> Comparison:
     a, b = first.rope, second.rope
     differences = parameter_differences(first, second)
-    position = None if a == b else _first_position(a, b)
+    position = None if a == b else first_position(a, b)
     others = () if a == b or a is None or b is None else tuple(_other_differences(a, b))
     same = position is None and not others and (a is None) == (b is None)
     lengths = {
@@ -127,85 +125,11 @@ def _compare(first: Resolved, second: Resolved) -> Comparison:
     )
 
 
-def _frequencies(
-    rope: RopeConfig | None, other: RopeConfig | None, position: int
-) -> tuple[Tensor, Tensor]:
-    """Return the frequencies of the pairs that both have, in the shortest call with a position."""
-    found = [
-        None if r is None else exact_frequencies(r.for_length(position + 1)) for r in (rope, other)
-    ]
-    pairs = min(len(frequencies) for frequencies in found if frequencies is not None)
-    a, b = (torch.zeros(pairs).double() if f is None else f[:pairs] for f in found)
-    return a, b
-
-
 def _angles(rope: RopeConfig | None, other: RopeConfig | None, position: int) -> AngleDifference:
-    if rope == other or not _has_frequencies(rope, other):
+    if rope == other or not has_frequencies(rope, other):
         return AngleDifference(position=position, largest=0.0)
-    a, b = _frequencies(rope, other, position)
+    a, b = frequencies_at(rope, other, position)
     return AngleDifference(position=position, largest=position * float((a - b).abs().max()))
-
-
-def _has_frequencies(rope: RopeConfig | None, other: RopeConfig | None) -> bool:
-    """Tell whether frequencies can be compared: not if they are weights of a model."""
-    return all(r is None or r.learned != "frequencies" for r in (rope, other))
-
-
-def _first_position(rope: RopeConfig | None, other: RopeConfig | None) -> int | None:
-    if not _has_frequencies(rope, other):
-        return None
-    bounds = sorted({*_bounds(rope), *_bounds(other), LAST_POSITION + 1})
-    start = 1
-    for end in bounds:
-        if start >= end:
-            continue
-        if _grows(rope, start) or _grows(other, start):
-            found = _first_of_growing(rope, other, start, end - 1)
-        else:
-            a, b = _frequencies(rope, other, start)
-            found = first_difference(a, b, start=start, limit=end - 1, tolerance=TOLERANCE)
-        if found is not None:
-            return found
-        start = end
-    return None
-
-
-def _bounds(rope: RopeConfig | None) -> Iterator[int]:
-    """Return the positions from which on longer calls have other frequencies."""
-    if rope is None or not rope.needs_length or rope.length_dependence is None:
-        return
-    bound = rope.length_dependence.above
-    while bound <= LAST_POSITION:
-        yield bound
-        if rope.rope_type != "dynamic_alpha":
-            return
-        bound *= 2
-
-
-def _grows(rope: RopeConfig | None, position: int) -> bool:
-    """Tell whether each longer call has other frequencies."""
-    if rope is None or not rope.needs_length or rope.rope_type != "dynamic":
-        return False
-    return rope.length_dependence is not None and position >= rope.length_dependence.above
-
-
-def _first_of_growing(
-    rope: RopeConfig | None, other: RopeConfig | None, start: int, end: int
-) -> int | None:
-    """Return the first position that differs, of frequencies that move apart with the length."""
-
-    def is_apart(position: int) -> bool:
-        a, b = _frequencies(rope, other, position)
-        return position * float((a - b).abs().max()) > TOLERANCE
-
-    low, high, step = start, start, 1
-    while high < end and not is_apart(high):
-        low, high, step = high + 1, min(high + step, end), 2 * step
-    for position in range(bisect_first(low, high, is_apart), end + 1):
-        a, b = (position * frequencies for frequencies in _frequencies(rope, other, position))
-        if float((a.cos() - b.cos()).abs().max()) > TOLERANCE:
-            return position
-    return None
 
 
 def _other_differences(a: RopeConfig, b: RopeConfig) -> Iterator[str]:
@@ -277,13 +201,17 @@ def _summary(
         return "The same: neither rotates."
     if a is None or b is None:
         start = f"Only the {'second' if a is None else 'first'} rotates"
-        return f"{start}{'' if position is None else f': they differ from position {position:,} on'}."
+        return (
+            f"{start}{'' if position is None else f': they differ from position {position:,} on'}."
+        )
     names = [difference.parameter for difference in differences]
     if position is None and not others:
         if not names:
             return "The same at every position."
-        return f"The same rotation at every position; {_listed(names)} without effect."
-    if not _has_frequencies(a, b):
+        if {*names} <= {"arithmetic", "rounding"}:
+            return f"The same at every position, but for rounding ({_listed(names)} differ)."
+        return f"The same rotation at every position, although they differ in {_listed(names)}."
+    if not has_frequencies(a, b):
         start = "They differ"
     elif position is None:
         start = f"The cosines are the same up to position {LAST_POSITION:,}, but they differ"
@@ -293,7 +221,7 @@ def _summary(
         start = f"The {'cosines are the ' if others else ''}same until position {position:,}"
     clauses = list(others)
     if position is not None:
-        ours, theirs = _frequencies(a, b, position)
+        ours, theirs = frequencies_at(a, b, position)
         turning = int(((ours - theirs).abs() > EQUAL * ours.abs()).sum())
         causes = [name for name in names if name not in FIELDS]
         cause = f" ({_listed(causes)})" if causes else ""

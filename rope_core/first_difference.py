@@ -35,6 +35,10 @@ def first_difference(
         limit: the last position to look at.
         tolerance: largest |cos(p v) - cos(p w)| that is no difference.
     """
+    end = min(limit, start + SCAN)
+    if (found := _scan(frequencies, others, start, end, tolerance)) is not None or end == limit:
+        return found
+    start = end + 1
     sums = _remainder((frequencies + others) / 2)
     differences = _remainder((frequencies - others) / 2)
     half = tolerance / 2
@@ -48,6 +52,22 @@ def first_difference(
         pair = _Pair(float(frequencies[index]), float(others[index]), tolerance)
         best = pair.first(max(start, int(least[index] * (1 - ROUNDING))), best - 1) or best
     return best if best <= limit else None
+
+
+def _scan(
+    frequencies: Tensor, others: Tensor, start: int, end: int, tolerance: float
+) -> int | None:
+    """Try all positions of [start, end]."""
+    size = SCAN
+    while start <= end:
+        stop = min(end, start + size) + 1
+        positions = torch.arange(start, stop, dtype=torch.float64)[:, None]
+        differs = ((positions * frequencies).cos() - (positions * others).cos()).abs()
+        found = (differs > tolerance).any(-1)
+        if bool(found.any()):
+            return start + int(found.to(torch.uint8).argmax())
+        start, size = stop, min(2 * size, 2**16)
+    return None
 
 
 def _remainder(angles: Tensor) -> Tensor:
@@ -71,37 +91,25 @@ class _Pair:
         """Return the first position in [start, end] that differs."""
         angles = torch.tensor([self.v + self.w, self.v - self.w], dtype=torch.float64) / 2
         period = math.pi / float(_remainder(angles).max())  # a bound says that one is not 0
-        is_fast = period <= SCAN or max(abs(self.v), abs(self.w)) > MAX_FREQUENCY
-        scanned = end if is_fast else min(end, start + SCAN)
-        found = self._scan(start, scanned)
-        low = scanned + 1
+        if period <= SCAN or max(abs(self.v), abs(self.w)) > MAX_FREQUENCY:
+            pair = torch.tensor([[self.v], [self.w]], dtype=torch.float64)
+            return _scan(pair[0], pair[1], start, end, self.tolerance)
+        low, found = start, None
         while found is None and low <= end:
             high = min(end, math.floor((low // period + 1) * period))
             found = self._rise(low, max(low, high))
             low = max(low, high) + 1
         return found
 
-    def _scan(self, start: int, end: int) -> int | None:
-        """Try all positions of [start, end]."""
-        size = SCAN
-        while start <= end:
-            stop = min(end, start + size) + 1
-            positions = torch.arange(start, stop, dtype=torch.float64)
-            differs = ((positions * self.v).cos() - (positions * self.w).cos()).abs()
-            if bool((found := differs > self.tolerance).any()):
-                return start + int(found.to(torch.uint8).argmax())
-            start, size = stop, min(2 * size, 2**16)
-        return None
-
     def _rise(self, low: int, high: int) -> int | None:
         """Return the first position of a stretch on which the difference has one peak."""
-        peak = bisect_first(low, high, lambda p: self.difference(p + 1) <= self.difference(p))
+        peak = _bisect(low, high, lambda p: self.difference(p + 1) <= self.difference(p))
         if self.difference(peak) <= self.tolerance:
             return None
-        return bisect_first(low, peak, lambda p: self.difference(p) > self.tolerance)
+        return _bisect(low, peak, lambda p: self.difference(p) > self.tolerance)
 
 
-def bisect_first(low: int, high: int, holds: Callable[[int], bool]) -> int:
+def _bisect(low: int, high: int, holds: Callable[[int], bool]) -> int:
     """Return the first number of [low, high) from which on a condition holds; `high` if none."""
     while low < high:
         middle = (low + high) // 2

@@ -78,12 +78,12 @@ def _values(resolved: Resolved) -> dict[str, Any]:
     values: dict[str, Any] = {"rope_type": rope.rope_type}
     if rope.rope_type != "inv_freq":  # which reads no base
         values["theta"] = rope.theta
-    given = {**dict(rope.parameters), **dict(rope.axes_parameters)}
+    given: dict[str, Any] = {**dict(rope.parameters), **dict(rope.axes_parameters)}
     for name, default in _defaults(rope).items():
         value = given.get(name, default)
         if value is not None and (name not in LENGTHS or _has_effect(name, rope)):
             values[name] = [*value] if isinstance(value, tuple) else value
-    if rope.rope_type in SCALED and "factor" not in values:
+    if rope.rope_type in SCALED and "factor" not in values and MAX in given:
         values["factor"] = given[MAX] / given[ORIGINAL]
     values |= {name: getattr(rope, name) for name in FIELDS}
     return values

@@ -29,6 +29,7 @@ class Scaling:
     """Divisor of the slow pairs; 1 if no pair is divided."""
 
 
+@lru_cache(maxsize=256)
 def unscaled(rope: RopeConfig) -> RopeConfig:
     """Return the rope without its scaling: the plain frequencies of its base."""
     if rope.axes == "axial_ntk":

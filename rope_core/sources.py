@@ -228,6 +228,7 @@ def without_model(rope: RopeConfig | None) -> Resolved:
         position_keys_not_applied=(),
         warnings=(),
         lengths=lengths_of_rope(rope),
+        why=MappingProxyType({}),
     )
 
 

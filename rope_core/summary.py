@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from rope_core.config import RopeConfig
+from rope_core.errors import ConfigError
 from rope_core.hf.lengths import ORIGINAL, Lengths
 from rope_core.hf.resolve import LayerKind, Resolved
+from rope_core.ntk_variants import doublings
 from rope_core.pairs import SEVERAL_AXES, pair_axis
 from rope_core.scaling import divisors, exact_frequencies, scaling
 
@@ -129,7 +131,7 @@ def _turning(rope: RopeConfig, resolved: Resolved) -> str:
         pairs = f"{rope.half} pairs turn"
     kept = rope.head_dim - rope.rotary_dim
     if not kept:
-        if resolved.why.get("head_dim", "").endswith("qk_rope_head_dim"):
+        if "qk_rope_head_dim" in resolved.provenance:  # the rest of an MLA head is not in head_dim
             part = f"the part of each head that rotates, {rope.head_dim} channels wide"
             return f"{pairs} in {part}{fixed}"
         return f"{pairs} in each head of {rope.head_dim}{fixed}"
@@ -215,23 +217,51 @@ def _dependence(rope: RopeConfig) -> str:
     if dependence is None or rope.rope_type == "xpos":
         return ""
     if not rope.needs_length:
-        return f"This is for calls of {_positions(dict(rope.parameters)['length'])}"
+        return f"This is for calls of {_fixed_length(rope, dependence.above)}"
     start = f"In calls of more than {_positions(dependence.above)}"
     if rope.rope_type == "dynamic":
         return f"{start} the base grows with the length"
     if rope.rope_type == "dynamic_alpha":
-        return f"{start} the base grows, and again at 2, 4, 8, ... times of that"
-    long = divisors(rope.for_length(dependence.above + 1))
+        return f"{start} the base grows, and again with each doubling of that"
+    if (long_rope := _for_long_calls(rope)) is None:
+        return f"Calls of more than {_positions(dependence.above)} are refused"
+    long = divisors(long_rope)
     low, high = number(float(long.min())), number(float(long.max()))
     return f"{start} all positions take long_factor: divided by {low} to {high}"
 
 
+def _for_long_calls(rope: RopeConfig) -> RopeConfig | None:
+    """Return a rope for calls above the trained length; None if it has no valid parameters."""
+    if rope.length_dependence is None or not rope.needs_length:
+        return None
+    try:
+        return rope.for_length(rope.length_dependence.above + 1)
+    except ConfigError:
+        return None
+
+
+def _fixed_length(rope: RopeConfig, above: int) -> str:
+    """Return which calls have the frequencies of the fixed length."""
+    length = _length(rope)
+    if length <= above:
+        return f"up to {_positions(above)}"
+    if rope.rope_type == "longrope":
+        return f"more than {_positions(above)}"
+    if rope.rope_type == "dynamic_alpha":
+        longest = above * 2 ** doublings(above, length)
+        return f"more than {number(longest / 2, 12)} and up to {_positions(longest)}"
+    return _positions(length)
+
+
 def _is_long(rope: RopeConfig) -> bool:
-    parameters = dict(rope.parameters)
-    length, original = parameters["length"], parameters[ORIGINAL]
+    dependence = rope.length_dependence
+    return dependence is not None and _length(rope) > dependence.above
+
+
+def _length(rope: RopeConfig) -> int:
+    length = dict(rope.parameters)["length"]
     assert isinstance(length, int)
-    assert isinstance(original, int)
-    return length > original
+    return length
 
 
 def _oddities(rope: RopeConfig) -> str:
@@ -256,10 +286,9 @@ def _oddities(rope: RopeConfig) -> str:
 def _gain_and_layers(rope: RopeConfig, layers: str) -> str:
     gain = rope.attention_scaling
     text = "no gain" if gain == 1 else f"a gain of {number(gain)}"
-    if rope.needs_length and rope.rope_type == "longrope":
-        above = rope.length_dependence.above if rope.length_dependence else 0
-        long = rope.for_length(above + 1).attention_scaling
-        text += "" if long == gain else f", in longer calls one of {number(long)}"
+    long = _for_long_calls(rope) if rope.rope_type == "longrope" else None
+    if long is not None and long.attention_scaling != gain:
+        text += f", in longer calls one of {number(long.attention_scaling)}"
     return f"cos and sin have {text}{'; ' if layers else ''}{layers}"
 
 

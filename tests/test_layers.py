@@ -72,13 +72,13 @@ service.observability.request_log
 service.errors service.lifecycle service.observability service.settings service.installation
 service.exit_codes
 rope_core.diagnosis rope_core.comparison
-rope_core.functional
+rope_core.functional rope_core.parameter_differences
 rope_core.differentiable rope_core.sources
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.table_rotation
 rope_core.rotary
 rope_core.angles
-rope_core.backends rope_core.hf
+rope_core.backends rope_core.hf rope_core.summary rope_core.notebook
 rope_core.gradients
 rope_core.kernels
 rope_core.compiled
@@ -86,12 +86,14 @@ rope_core.torch_rotation
 rope_core.builds
 rope_core.attention_warnings
 rope_core.calls rope_core.length rope_core.positions rope_core.presets
+rope_core.first_position
+rope_core.scaling rope_core.pairs
 rope_core.config rope_core.ragged rope_core.inference
 rope_core.axes rope_core.layouts
 rope_core.frequencies rope_core.length_dependence
 rope_core.ntk_variants rope_core.own_frequencies
 rope_core.progression rope_core.registry
-rope_core.checks
+rope_core.checks rope_core.first_difference
 rope_core.errors
 rope_core.miscount
 """
@@ -99,7 +101,7 @@ rope_core.miscount
 # The modules of rope_core.hf, in the same order.
 HF = """
 resolve
-position_keys rope_config other_files
+position_keys rope_config other_files lengths
 position_key_values
 position_key_names find_family
 families

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rope_core.config import RopeConfig
 from rope_core.hf.config_reader import DICTIONARIES, ConfigReader, is_number
@@ -44,8 +45,10 @@ def lengths_of_rope(rope: RopeConfig | None) -> Lengths:
 
 def _first(values: object, *names: str) -> int | None:
     """Return the first whole number above 0 under one of `names`."""
-    for name in names if isinstance(values, Mapping) else ():
-        value = values.get(name)
+    if not isinstance(values, Mapping):
+        return None
+    for name in names:
+        value: Any = values.get(name)
         if is_number(value) and value >= 1 and value == int(value):
             return int(value)
     return None

@@ -105,9 +105,9 @@ def record_provenance(reader: ConfigReader) -> None:
     """Record that the position keys that were read are given."""
     names = {name: key for key, name in reader.family.key_names.items()}
     for name in sorted(reader.keys_read - reader.keys_without_effect - set(DICTIONARIES)):
-        if bears_on_positions(name) and reader.config.get(name) is not None:
-            if (known := names.get(name, name)) not in reader.provenance:
-                reader.record(known, GIVEN, name)
+        is_given = bears_on_positions(name) and reader.config.get(name) is not None
+        if is_given and (known := names.get(name, name)) not in reader.provenance:
+            reader.record(known, GIVEN, name)
 
 
 def _names(keys: Sequence[str]) -> str:

@@ -42,7 +42,7 @@ code that is not in transformers is in remote_code.py and remote_rotations.py.
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -55,8 +55,8 @@ from rope_core.hf import find_family, other_files, position_keys, rope_config, r
 from rope_core.hf.attention import attention
 from rope_core.hf.config_reader import GIVEN, ConfigReader, is_int
 from rope_core.hf.family import UNKNOWN, Family
-from rope_core.hf.lengths import Lengths, lengths
 from rope_core.hf.layer_types import Layers, all_layers, layer_values, resolve_layer_type
+from rope_core.hf.lengths import Lengths, lengths
 from rope_core.hf.nope import has_attention, nope_reason
 from rope_core.hf.position_key_values import Applied
 
@@ -110,10 +110,10 @@ class Resolved:
 
     warnings: tuple[str, ...]
 
-    lengths: Lengths = Lengths(None, None)
+    lengths: Lengths
     """How many positions the model was trained on, and how many it is allowed."""
 
-    why: Mapping[str, str] = field(default_factory=dict)
+    why: Mapping[str, str]
     """For each name of `provenance` the key of the config, or the formula."""
 
     def require_rope(self) -> RopeConfig:
@@ -143,6 +143,12 @@ class Resolved:
     def inv_freq(self) -> Tensor | None:
         """As `RopeConfig.inv_freq`; None for a layer that does not rotate."""
         return None if self.rope is None else self.rope.inv_freq
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the sentences, a picture and a table."""
+        from rope_core.notebook import resolved_html  # which imports this module
+
+        return resolved_html(self)
 
 
 @dataclass(frozen=True, slots=True)

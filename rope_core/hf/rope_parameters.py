@@ -132,10 +132,11 @@ def _scaled_by_type(reader: ConfigReader, scaling: Values) -> Values:
 def _paths_of_both(block: RopeParameters, scaling: Values) -> Mapping[str, str]:
     """Return the paths of parameters that `_scaled_by_type` has put together."""
     nested = f"rope_parameters.{block.label}"
-    return {
+    paths = {
         parameter: f"rope_scaling.{parameter}" if parameter in scaling else f"{nested}.{parameter}"
-        for parameter in block.from_file - block.keys.keys()
-    } | block.keys
+        for parameter in block.from_file
+    }
+    return {**paths, **block.keys}
 
 
 def _read_by_version(reader: ConfigReader, values: Values) -> Values:

@@ -1,13 +1,19 @@
 """`/v1/resolve`: the parameters that a rope resolves to, and where each comes from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from torch import Tensor
 
 from rope_core.calls import TakenLength, taken_length
+from rope_core.own_frequencies import implied_rope_type
+from rope_core.pairs import channel_pairs, pair_axis
+from rope_core.scaling import scaling, unscaled
+from rope_core.sources import without_model
+from rope_core.summary import summary
 from service.endpoints.params import ResolveParams
+from service.endpoints.rope_params import Rope
 from service.endpoints.rope_resolver import RopeResolver
 from service.wire import Message, Parameters
 
@@ -18,14 +24,19 @@ _MODEL_FIELDS = (
 
 
 def answer_resolve(
-    tensors: Mapping[str, Tensor], params: ResolveParams, resolver: RopeResolver
+    _: Mapping[str, Tensor], params: ResolveParams, resolver: RopeResolver
 ) -> Message:
-    """Return `inv_freq` as a tensor, and everything else about the rope as parameters."""
+    """Return frequencies and pairs as tensors, and everything else about the rope as parameters."""
     resolved = resolver.resolve(params.rope, None, None)
     config, model = resolved.config, resolved.model
+    facts = without_model(config) if model is None else replace(model, rope=config)
+    why = facts.why if model is not None else _why(params.rope, resolved.provenance)
     values: dict[str, Any] = {
+        "summary": summary(facts),
         "rotates": config is not None,
         "provenance": dict(resolved.provenance),
+        "why": dict(why),
+        "lengths": asdict(facts.lengths),
     }
     if model is not None:
         values |= {name: getattr(model, name) for name in _MODEL_FIELDS}
@@ -42,6 +53,7 @@ def answer_resolve(
         "rope": rope,
         "attention_scaling": config.attention_scaling,
         "num_axes": config.num_axes,
+        "scaling": asdict(scaling(config)),
         "softmax_scale": config.head_dim**-0.5 if scale is None else scale,
     }
     if resolved.length is not None:
@@ -54,7 +66,25 @@ def answer_resolve(
             "parameter": dependence.parameter,
             "change": dependence.change,
         }
-    return Message({"inv_freq": config.frequency_table.inv_freq}, Parameters.of(values))
+    tensors = {
+        "inv_freq": config.frequency_table.inv_freq,
+        "inv_freq_unscaled": unscaled(config).frequency_table.inv_freq,
+        "pairs": channel_pairs(config),
+        "pair_axis": pair_axis(config),
+    }
+    return Message(tensors, Parameters.of(values))
+
+
+def _why(rope: object, provenance: Mapping[str, str]) -> dict[str, str]:
+    """Return where the value of each parameter of a rope comes from, in words."""
+    assert isinstance(rope, Rope), "every other form has a model"
+    listed = implied_rope_type(rope.model_extra or {})
+    width = "rope.head_dim" if rope.head_dim is not None else "rope.rotary_dim"
+    width = width if listed == "default" else f"2 * length of rope.{listed}"
+    derived = {"head_dim": width, "rotary_dim": width}
+    derived |= {} if listed == "default" else {"rope_type": f"rope.{listed}"}
+    given = {name: f"rope.{name}" for name, source in provenance.items() if source == "given"}
+    return dict.fromkeys(provenance, "default") | derived | given
 
 
 def length_params(name: str, length: TakenLength) -> dict[str, int | str]:

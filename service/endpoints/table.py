@@ -235,7 +235,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     Endpoint(
         path="/v1/resolve",
         summary="Resolve a rope: parameters, frequencies, provenance, ignored keys, warnings",
-        outputs=("inv_freq",),
+        outputs=("inv_freq", "inv_freq_unscaled", "pairs", "pair_axis"),
         params=ResolveParams,
         build=answer_resolve,
         needs_device=False,

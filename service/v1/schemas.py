@@ -130,9 +130,33 @@ class LengthDependence(Schema):
     """What changes for longer calls."""
 
 
+class Lengths(Schema):
+    """Numbers of positions."""
+
+    trained: int | None
+    """The length that the frequencies are scaled from; else as `allowed`."""
+    allowed: int | None
+    """`max_position_embeddings`."""
+
+
+class Scaling(Schema):
+    """How many pairs the variant keeps, blends and divides. Pairs that do not turn are in none."""
+
+    kept: int
+    """Pairs with their plain frequency."""
+    blended: int
+    """Pairs divided by another number than `factor`."""
+    divided: int
+    """Pairs divided by `factor`."""
+    factor: float
+    """Divisor of the slow pairs; 1 if no pair is divided."""
+
+
 class ResolveAnswer(LengthAnswer):
     """What a model's config says about rotation."""
 
+    summary: str = ""
+    """Sentences about the rotation of the layer."""
     rotates: bool = True
     """Whether the layer rotates q and k."""
     nope: str | None = None
@@ -145,6 +169,12 @@ class ResolveAnswer(LengthAnswer):
     """All parameters, in the spelling of transformers 5."""
     provenance: dict[str, Literal["given", "class default", "default", "derived"]] = {}
     """Where each value comes from."""
+    why: dict[str, str] = {}
+    """For the same names the key of the config, or the formula."""
+    lengths: Lengths = Lengths(trained=None, allowed=None)
+    """How many positions the model was trained on, and how many it is allowed."""
+    scaling: Scaling = Scaling(kept=0, blended=0, divided=0, factor=1.0)
+    """What the variant does to the frequencies."""
     attention: Attention = Attention()
     """Parameters of attention of the layer."""
     layers: list[dict[str, Any]] = []

@@ -47,6 +47,40 @@ async def test_resolve_of_a_config(client, codec):
     assert (values["model_type"], values["layer_type"], values["nope"]) == ("llama", None, None)
 
 
+async def test_facts_about_pairs_and_lengths(client, codec):
+    answer = await answered(client, codec, "/v1/resolve", message(rope={"preset": "llama-3.1-8b"}))
+    values, tensors = answer.params.values, answer.tensors
+    assert values["scaling"] == {"kept": 29, "blended": 6, "divided": 29, "factor": 8.0}
+    assert values["lengths"] == {"trained": 8192, "allowed": 131_072}
+    assert values["why"].keys() == values["provenance"].keys()
+    assert values["why"]["factor"] == "rope_scaling.factor"
+    assert values["summary"].startswith("64 pairs turn in each head of 128. 29 keep")
+    expected = 5e5 ** (-torch.arange(64) / 64)
+    assert torch.allclose(tensors["inv_freq_unscaled"], expected, rtol=1e-5)
+    assert torch.equal(tensors["pairs"], torch.arange(128).view(2, 64).mT)
+    assert tensors["pair_axis"].tolist() == [0] * 64
+
+
+async def test_facts_about_parameters(client, codec):
+    rope = {"head_dim": 8, "axes": "mrope", "mrope_section": [1, 1, 2], "layout": "interleaved"}
+    answer = await answered(client, codec, "/v1/resolve", message(rope=rope))
+    values, tensors = answer.params.values, answer.tensors
+    assert tensors["pairs"].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert tensors["pair_axis"].tolist() == [0, 1, 2, 2]
+    assert values["lengths"] == {"trained": None, "allowed": None}
+    assert values["scaling"] == {"kept": 4, "blended": 0, "divided": 0, "factor": 1.0}
+    assert values["why"].keys() == values["provenance"].keys()
+    expected = {"layout": "rope.layout", "theta": "default", "rotary_dim": "rope.head_dim"}
+    assert values["why"].items() >= {**expected, "rope_type": "default"}.items()
+
+
+async def test_the_scaling_is_that_of_the_fixed_length(client, codec):
+    rope = {"preset": "phi-3-mini-128k-instruct", "length": 5000}
+    values = await resolve_values(client, codec, rope)
+    assert values["scaling"]["factor"] == pytest.approx(64.76)
+    assert "This is for calls of more than 4 096 positions." in values["summary"]
+
+
 async def test_a_missing_key_of_a_config_is_a_default_of_the_class(client, codec):
     config = {key: value for key, value in SCALED_LLAMA.items() if key != "rope_theta"}
     values = await resolve_values(client, codec, {"config": config})
@@ -68,6 +102,9 @@ NOPE = {"preset": "smollm3-3b", "layer": 3}
 async def test_a_layer_without_rope(client, codec):
     values = await resolve_values(client, codec, NOPE)
     assert (values["rotates"], values["nope"]) == (False, "no_rope_layers[3] is 0")
+    assert values["summary"] == "This layer does not rotate (no_rope_layers[3] is 0)."
+    assert values["lengths"] == {"trained": 65_536, "allowed": 65_536}
+    assert "scaling" not in values
     q, k = heads(4), heads(2)
     for path, tensors in (
         ("/v1/rotate", {"q": q}),

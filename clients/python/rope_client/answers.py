@@ -100,6 +100,15 @@ class Resolved:
 
     warnings: tuple[str, ...] = ()
 
+    inv_freq_unscaled: Array | None = None
+    """`inv_freq` without the scaling of the variant."""
+
+    pairs: Array | None = None
+    """The two channels of a head in each pair, `[P, 2]`, in the order of `inv_freq`."""
+
+    pair_axis: Array | None = None
+    """The axis of a position that turns each pair, `[P]`; -1 where several do."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Built:

@@ -76,7 +76,14 @@ def resolved(message: Message) -> Resolved:
     facts = {name: fact for name, fact in message.params.items() if name != "warnings"}
     if "rotates" not in facts:
         raise KeyError("rotates")
-    return Resolved(message.tensors.get("inv_freq"), facts, _warnings(message))
+    return Resolved(
+        message.tensors.get("inv_freq"),
+        facts,
+        _warnings(message),
+        inv_freq_unscaled=message.tensors.get("inv_freq_unscaled"),
+        pairs=message.tensors.get("pairs"),
+        pair_axis=message.tensors.get("pair_axis"),
+    )
 
 
 def built(message: Message) -> Built:
