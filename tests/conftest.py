@@ -35,8 +35,10 @@ os.environ.setdefault("ROPE_PREFAULT_BYTES", "0")
 # a name in requests of tests, which go to 127.0.0.1
 os.environ.setdefault("ROPE_ALLOWED_HOSTS", "a-b.example")
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # beside other processes of tests
+if "PYTEST_XDIST_WORKER" in os.environ:  # beside other processes of tests
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that are started here
+    os.environ.setdefault("ROPE_THREADS", "1")  # of services
 
 ROOT = Path(__file__).parents[1]
 

@@ -117,7 +117,7 @@ def test_safetensors_of_any_shape(status, path, changed, dtype, shape, params, s
     assert status(path, body, "application/x-safetensors") in LEGAL
 
 
-@settings(FUZZ, max_examples=2000)
+@settings(FUZZ, max_examples=1000)
 @given(rope=CONFIG_ROPES | PARAMETER_ROPES | PRESET_ROPES)
 def test_any_config_is_resolved_or_refused(status, rope):
     text = json.dumps({"rope": rope}).encode()

@@ -5,9 +5,10 @@ import re
 from functools import partial
 
 import pytest
+import pytest_asyncio
 
 from service.endpoints.rope_params import ROPE_PARAMS
-from service.lifecycle import Phase
+from service.lifecycle import Lifecycle, Phase
 from service.oip.infer.models import MODELS
 from service.oip.infer.params import ALIASES, REQUEST_PARAMS
 from service.oip.openapi.document import EXAMPLES
@@ -17,9 +18,11 @@ from tests.service.json_schema import schema_errors
 LENGTH = "inference-header-content-length"
 
 
-@pytest.fixture
-async def document(client):
-    return (await client.get("/openapi.json")).json()
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def document():
+    """The document, which takes longer to make than a test."""
+    async with running(Lifecycle()) as app, asking(app) as client:
+        return (await client.get("/openapi.json")).json()
 
 
 def operation_of(document, path, method):
