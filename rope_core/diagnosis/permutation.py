@@ -11,7 +11,10 @@ from rope_core.diagnosis.rotation_evidence import RotationEvidence
 from rope_core.diagnosis.slopes import line_residuals
 
 ROWS = 128
-"""Heads of tokens whose energies are compared."""
+"""Heads of tokens whose energies are compared, of dense evidence."""
+
+SPARSE_ROWS = 4096
+"""The same of evidence whose rows excite one pair each."""
 
 MAX_CHANNELS = 512
 """Widest head whose pairs of channels are searched: their number grows with the square."""
@@ -63,13 +66,12 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
 
 
 def _rows(evidence: RotationEvidence) -> tuple[Tensor, Tensor]:
-    """Return heads of tokens before and after, float64 `[R, D]`: those with most energy."""
+    """Return heads of tokens that are not all 0, before and after: float64 `[R, D]`."""
     x, y = evidence.before.flatten(0, 1), evidence.after.flatten(0, 1)
-    step = max(1, len(x) // (8 * ROWS))
+    step = -(-len(x) // SPARSE_ROWS)
     x, y = x[::step].double(), y[::step].double()
-    used = x.ne(0).any(1).nonzero().flatten()
-    chosen = used[torch.linspace(0, len(used) - 1, min(len(used), ROWS)).long()]
-    return x[chosen], y[chosen]
+    used = x.ne(0).any(1)
+    return x[used], y[used]
 
 
 def _pair_channels(
@@ -85,7 +87,9 @@ def _pair_channels(
     of_pair = energy_in[:, shape.cos_read].sum(1)  # [R, n]
     if bool(((of_pair > SPARSE).sum(1) <= 1).all()) and bool((of_pair.amax(1) > 1 - SPARSE).any()):
         return _excited_channels(energy_out, of_pair, shape)
-    wanted = of_pair * (energy_out.sum() - rest) / (total - rest)
+    gain = (energy_out.sum() - rest) / (total - rest)
+    chosen = torch.linspace(0, len(x) - 1, min(len(x), ROWS)).long()
+    energy_out, wanted = energy_out[chosen], gain * of_pair[chosen]
     one, other = torch.triu_indices(y.shape[1], y.shape[1], 1)
     offered = energy_out[:, one] + energy_out[:, other]  # [R, D (D - 1) / 2]
     scale = wanted.square().sum(0)
