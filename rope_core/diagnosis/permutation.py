@@ -154,5 +154,5 @@ def _order_errors(evidence: RotationEvidence, call: RotaryCall) -> Tensor:
     wrong = (torch.view_as_real(table.z - predicted).square().sum(-1) * table.weights).sum(0)
     right = (predicted.abs().square() * table.weights).sum(0).clamp_min(1e-300)
     error = (wrong / right).sqrt()
-    lines = line_residuals(table)
+    lines = line_residuals(table, call)
     return torch.where(error <= 10 * evidence.tolerance, 0, lines.where(lines.isfinite(), error))

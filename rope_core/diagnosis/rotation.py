@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from rope_core import ragged
@@ -32,6 +33,10 @@ from rope_core.rotary import run_rotate
 
 VERIFIED = 6
 """Candidates that are compared with all tokens."""
+
+OUTLIERS = 1.5
+"""Factor of the rms of angles that are weighted by energy: a single pair has the error of its own
+frequency, which others do not average out."""
 
 COARSE = 0.1
 """Tolerance from which on hardly anything is a difference."""
@@ -63,20 +68,20 @@ def diagnose_rotation(
     """
     _check(before, after, None if resolved.rope is None else resolved.rope.head_dim)
     right, expected, expected_k = _right(resolved, clues, before, positions)
-    if tolerance is None:
-        tolerance = default_tolerance(after.dtype, _rms_angle(right))
     warnings = [*resolved.warnings]
     if right.times and not bool(right.positions.any()):
         warnings.append("all positions are 0, where nothing rotates")
-    if tolerance > COARSE:
-        warnings.append(
-            f"the tolerance is {tolerance:.2g}: at these positions float32 cannot tell angles apart"
-        )
     got = after.flatten(0, -3)
     wrong_tokens, wrong_channels, right_tokens, right_channels = channel_energies(
         got, expected.flatten(0, -3)
     )
     energies = float(wrong_tokens.sum()), float(right_tokens.sum())
+    if tolerance is None:
+        tolerance = _tolerance(right, before, after.dtype, energies)
+    if tolerance > COARSE:
+        warnings.append(
+            f"the tolerance is {tolerance:.2g}: at these positions float32 cannot tell angles apart"
+        )
     if expected_k is not None and energies[0] > tolerance**2 * energies[1]:
         by_key = channel_energies(got, expected_k.flatten(0, -3))
         if float(by_key[0].sum()) <= tolerance**2 * float(by_key[2].sum()):
@@ -185,14 +190,28 @@ def _rope_of_other_layer(resolved: Resolved, clues: Clues, head_dim: int) -> Rop
     return RopeConfig(head_dim=head_dim, rotary_dim=head_dim - head_dim % 2)
 
 
-def _rms_angle(right: RotaryCall) -> float:
-    """Return the root mean square of the expected angles, in radians."""
+def _tolerance(
+    right: RotaryCall, before: Tensor, dtype: torch.dtype, energies: tuple[float, float]
+) -> float:
+    """Return the default tolerance.
+
+    It follows the rms of the expected angles. If the evidence exceeds it, angles count as much as
+    the energy that they rotate: an outlier in a fast pair has a larger error in float32.
+    """
     if not right.times:
-        return 0.0
-    table, positions = right.rope.frequency_table, right.positions
-    step = max(1, positions.shape[1] * len(table.inv_freq) // ANGLES)
-    radians = table.angles(positions[:, ::step], replace(table, inv_freq=table.inv_freq.double()))
-    return float(radians.square().mean().sqrt())
+        return default_tolerance(dtype, 0.0)
+    table = right.rope.frequency_table
+    step = -(-right.positions.shape[1] * len(table.inv_freq) // ANGLES)
+    exact = replace(table, inv_freq=table.inv_freq.double())
+    squares = table.angles(right.positions[:, ::step], exact).square()
+    tolerance = default_tolerance(dtype, float(squares.mean().sqrt()))
+    if dtype != torch.float32 or energies[0] <= tolerance**2 * energies[1]:
+        return tolerance
+    x = before.flatten(0, -3)[::step].double().square().sum(1)
+    weights = x[:, geometry(right).cos_read].sum(1)
+    total = float(weights.sum())
+    weighted = float((squares * weights).sum()) / total if total else 0.0
+    return max(tolerance, default_tolerance(dtype, OUTLIERS * weighted**0.5))
 
 
 def _not_finite(before: Tensor, after: Tensor) -> list[str]:
