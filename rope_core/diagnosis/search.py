@@ -152,7 +152,10 @@ class Search:
         """Return candidates with `mistakes`, which made `call`, and at most so many more."""
         if not self.fits(call):
             return []
-        named = name_angles(self.table(call), call, self.measured(call), max_mistakes)
+        clues = self.measured(call)
+        if call.times > 1 and clues.gain is not None:
+            clues = replace(clues, gain=clues.gain ** (1 / call.times))  # of one rotation
+        named = name_angles(self.table(call), call, clues, max_mistakes)
         return [
             replace(candidate, mistakes=(*mistakes, *candidate.mistakes)) for candidate in named
         ]
