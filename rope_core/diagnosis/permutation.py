@@ -8,7 +8,7 @@ from torch import Tensor
 from rope_core.diagnosis.calls import RotaryCall, predict
 from rope_core.diagnosis.geometry import Geometry, geometry
 from rope_core.diagnosis.rotation_evidence import RotationEvidence
-from rope_core.diagnosis.slopes import line_residuals
+from rope_core.diagnosis.slopes import line_residuals, measure_gain
 
 ROWS = 128
 """Heads of tokens whose energies are compared, of dense evidence."""
@@ -48,6 +48,8 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
         left = (~inside).nonzero().flatten()
         distances = torch.cdist(x[:, shape.rest_read].mT, y[:, left].mT)
         goes_to[shape.rest_write] = left[distances.argmin(1)]
+    if float((x == 0).double().mean()) > 0.5:  # each token shows one pair
+        evidence = replace(evidence, size=SPARSE_ROWS)
     orders = []
     for one, other in ((first, second), (second, first)):
         goes_to[shape.write[0]], goes_to[shape.write[1]] = one, other
@@ -150,7 +152,8 @@ def _index_of(channels: Tensor, count: int) -> int:
 def _order_errors(evidence: RotationEvidence, call: RotaryCall) -> Tensor:
     """Return how badly the angles of each pair fit, `[n]`: the predicted ones, or else a line."""
     table = evidence.angle_table(call)
-    predicted = predict(call, table.index)
+    gain = measure_gain(table) or 0.0  # another gain decides no order
+    predicted = torch.polar(torch.tensor(gain).double(), predict(call, table.index).angle())
     wrong = (torch.view_as_real(table.z - predicted).square().sum(-1) * table.weights).sum(0)
     right = (predicted.abs().square() * table.weights).sum(0).clamp_min(1e-300)
     error = (wrong / right).sqrt()
