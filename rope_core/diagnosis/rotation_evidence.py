@@ -85,9 +85,9 @@ class RotationEvidence:
             rest=rest,
         )
 
-    def sample_error(self, call: RotaryCall) -> float:
-        """Return |after - reproduced| / |reproduced| of the sample."""
-        index, before, after = self.sample(call.position_axis)
+    def sample_error(self, call: RotaryCall, step: int = 1) -> float:
+        """Return |after - reproduced| / |reproduced| of the sample, of every `step`-th token."""
+        index, before, after = (t[::step] for t in self.sample(call.position_axis))
         reproduced = reproduce(call, before, index)
         return _relative((after - reproduced).square().sum(), reproduced.square().sum())
 
