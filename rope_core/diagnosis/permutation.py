@@ -150,12 +150,18 @@ def _index_of(channels: Tensor, count: int) -> int:
 
 
 def _order_errors(evidence: RotationEvidence, call: RotaryCall) -> Tensor:
-    """Return how badly the angles of each pair fit, `[n]`: the predicted ones, or else a line."""
+    """Return how badly the angles of each pair fit, `[n]`.
+
+    They are compared with those of the call, the same twice or reversed, or else with a line.
+    """
     table = evidence.angle_table(call)
-    gain = measure_gain(table) or 0.0  # another gain decides no order
-    predicted = torch.polar(torch.tensor(gain).double(), predict(call, table.index).angle())
-    wrong = (torch.view_as_real(table.z - predicted).square().sum(-1) * table.weights).sum(0)
-    right = (predicted.abs().square() * table.weights).sum(0).clamp_min(1e-300)
-    error = (wrong / right).sqrt()
+    gain = torch.tensor(measure_gain(table) or 0.0, dtype=torch.float64)  # decides no order
+    angle = predict(call, table.index).angle()
+    right = (gain.square() * table.weights).sum(0).clamp_min(1e-300)
+    errors = []
+    for times in (1, 2, -1):
+        difference = torch.view_as_real(table.z - torch.polar(gain, times * angle))
+        errors.append((difference.square().sum(-1) * table.weights).sum(0) / right)
+    error = torch.stack(errors).amin(0).sqrt()
     lines = line_residuals(table, call)
     return torch.where(error <= 10 * evidence.tolerance, 0, lines.where(lines.isfinite(), error))
