@@ -9,7 +9,7 @@ from rope_core.diagnosis.angle_table import AngleTable
 from rope_core.diagnosis.calls import RotaryCall, predict
 from rope_core.diagnosis.difference import pieces
 from rope_core.diagnosis.geometry import energy_and_products, geometry, rotate_by
-from rope_core.diagnosis.sample import choose_heads, choose_tokens
+from rope_core.diagnosis.sample import TOKENS, choose_heads, choose_tokens
 
 MAX_AXIS_TOKENS = 32
 """Tokens of each head, or of each row, where positions run along heads or rows."""
@@ -39,6 +39,9 @@ class RotationEvidence:
     also: tuple[int, ...] = ()
     """Tokens that the sample has in any case."""
 
+    size: int = TOKENS
+    """Tokens of the sample, about."""
+
     _samples: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False)
 
     def along(self, axis: str, x: Tensor) -> Tensor:
@@ -56,7 +59,9 @@ class RotationEvidence:
     def _choose(self, axis: str) -> tuple[Tensor, Tensor, Tensor]:
         before, after = (self.along(axis, x) for x in (self.before, self.after))
         if axis == "tokens":
-            index = choose_tokens(self.positions, self.shape[0], self.used, *self.also)
+            index = choose_tokens(
+                self.positions, self.shape[0], self.used, *self.also, count=self.size
+            )
             before, after = before[index], after[index]
             others = choose_heads(before)
         else:
@@ -80,9 +85,9 @@ class RotationEvidence:
             rest=rest,
         )
 
-    def sample_error(self, call: RotaryCall) -> float:
-        """Return |after - reproduced| / |reproduced| of the sample."""
-        index, before, after = self.sample(call.position_axis)
+    def sample_error(self, call: RotaryCall, step: int = 1) -> float:
+        """Return |after - reproduced| / |reproduced| of the sample, of every `step`-th token."""
+        index, before, after = (t[::step] for t in self.sample(call.position_axis))
         reproduced = reproduce(call, before, index)
         return _relative((after - reproduced).square().sum(), reproduced.square().sum())
 

@@ -13,7 +13,9 @@ MAX_ROWS = 8
 """Rows of a batch in a sample."""
 
 
-def choose_tokens(positions: Tensor, rows: int, used: Tensor, *also: int) -> Tensor:
+def choose_tokens(
+    positions: Tensor, rows: int, used: Tensor, *also: int, count: int = TOKENS
+) -> Tensor:
     """Return the tokens of a sample, int64 in their order.
 
     Args:
@@ -21,15 +23,16 @@ def choose_tokens(positions: Tensor, rows: int, used: Tensor, *also: int) -> Ten
         rows: of the batch.
         used: bool `[T]`, tokens that show something.
         also: tokens to take in any case.
+        count: size of the sample.
     """
-    count = positions.shape[1] // rows
-    if positions.shape[1] <= TOKENS:
+    length = positions.shape[1] // rows
+    if positions.shape[1] <= count:
         return torch.arange(positions.shape[1])
     chosen = [torch.tensor(also, dtype=torch.int64)]
     few = sorted(set(torch.linspace(0, rows - 1, min(rows, MAX_ROWS)).long().tolist()))
-    budget = max(12, TOKENS // len(few))
+    budget = max(12, count // len(few))
     for row in few:
-        tokens = torch.arange(row * count, (row + 1) * count)
+        tokens = torch.arange(row * length, (row + 1) * length)
         tokens = tokens[used[tokens]]
         if len(positions) == 1:  # by position; tokens of several axes are neighbours in a grid
             tokens = tokens[positions[0, tokens].argsort(stable=True)]

@@ -22,6 +22,12 @@ SLACK = 3.0
 NEUTRAL = 1e-6
 """Relative difference of numbers that are the same."""
 
+FEW = 12
+"""Step of the tokens that show which calls are far from the evidence."""
+
+HOPELESS = 0.3
+"""Relative error of a few tokens of a call that does not reproduce the evidence."""
+
 FLOOR = 3e-7
 """Relative error of one rounding to float32, and some more."""
 
@@ -136,6 +142,8 @@ class Search:
         """Return the candidate if `call` itself reproduces the sample."""
         is_mixed = call.table_layout is not None  # of sparse rows, its table says nothing
         if is_mixed or is_repeated(call) or not bool(self.table(call).weights.any()):
+            if self.evidence.sample_error(call, FEW) > HOPELESS:
+                return []
             error = self.evidence.sample_error(call)
         elif self.fits(call):
             table = self.table(call)
@@ -152,7 +160,10 @@ class Search:
         """Return candidates with `mistakes`, which made `call`, and at most so many more."""
         if not self.fits(call):
             return []
-        named = name_angles(self.table(call), call, self.measured(call), max_mistakes)
+        clues = self.measured(call)
+        if call.times > 1 and clues.gain is not None:
+            clues = replace(clues, gain=clues.gain ** (1 / call.times))  # of one rotation
+        named = name_angles(self.table(call), call, clues, max_mistakes)
         return [
             replace(candidate, mistakes=(*mistakes, *candidate.mistakes)) for candidate in named
         ]
@@ -162,10 +173,13 @@ class Search:
         key = geometry_key(self.right)
         is_unknown = not found and not self.fits(self.right) and self.clues.permutation is None
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            is_twice = wrong.times == 2 and not is_repeated(wrong)
-            if not is_twice and (not self._is_structural(wrong) or is_repeated(wrong)):
-                continue
             first = ((code, parameters),)
+            if is_repeated(wrong):  # no table shows it: try what has a name
+                for other, (more, both) in wrong_calls(wrong, self.clues, (code,)):
+                    found += self._direct((*first, (other, more)), both)
+                continue
+            if wrong.times != 2 and not self._is_structural(wrong):
+                continue
             if is_unknown and code != "layout_permuted" and not self.fits(wrong):
                 found += self._reordered(first, wrong)
             found += self._name(wrong, first, 1)

@@ -69,9 +69,10 @@ def measure(table: AngleTable, call: RotaryCall) -> Clues:
     )
 
 
-def line_residuals(table: AngleTable) -> Tensor:
+def line_residuals(table: AngleTable, call: RotaryCall) -> Tensor:
     """Return the rms of what a line over the positions leaves of each pair's angle, `[n]`."""
-    expected = torch.zeros(table.z.shape[1], dtype=torch.float64)
+    expected = call.rope.frequency_table.inv_freq.double()
+    expected = -expected if call.rope.negative else expected
     fits = [_fit_lines(table, row, expected) for row in table.positions]
     return torch.stack([fit.residual for fit in fits]).amin(0)
 

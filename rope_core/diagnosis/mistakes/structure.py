@@ -69,7 +69,7 @@ def layout_mixed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
         return
     mixes = [("half", "interleaved"), ("interleaved", "half")]
     if rope.layout == "interleaved_to_half":
-        mixes.append((rope.layout, "interleaved"))
+        mixes += [(rope.layout, "half"), (rope.layout, "interleaved")]
     for pairs, tables in mixes:
         if (pairs, rope.layout) != ("interleaved", "interleaved_tiled"):
             other = replace(rope, layout=pairs)  # type: ignore[arg-type]
