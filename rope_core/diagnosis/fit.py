@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -127,7 +127,7 @@ class _Grid:
 def _gaps(number: Number, axis: Sequence[float]) -> dict[float, float]:
     """Return the distance of each start from the farther of its neighbours."""
     points = [_coordinate(number, value) for value in axis]
-    gaps = [b - a for a, b in zip(points, points[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(points)]
     around = zip([0.0, *gaps], [*gaps, 0.0], strict=True)
     return {value: max(*near) or 1.0 for value, near in zip(axis, around, strict=True)}
 
@@ -262,5 +262,5 @@ def round_values(number: Number, value: float) -> list[float]:
         return list(dict.fromkeys([*near, float(round(value))]))
     if number.is_ratio and value > 0:
         near.insert(1, 2.0 ** round(math.log2(value)))
-        near.insert(2, 1 / max(1, round(1 / value)) if value < 1 else float(round(value)))
+        near += [1 / max(1, round(1 / value)) if value < 1 else float(round(value))]
     return [one for one in dict.fromkeys(near) if abs(one / value - 1) < 0.03]

@@ -71,7 +71,7 @@ def diagnose_table(
     if tolerance is None:
         tolerance = default_tolerance(cos.dtype, _rms_angle(right))
     flat = torch.stack((cos, sin), -2).reshape(-1, 2, cos.shape[-1])  # [T, 2, m]
-    got = table_evidence.pair_columns(flat, pairs, tolerance)
+    got = table_evidence.pair_columns(flat, expected, tolerance)
     width = max(pairs, got.shape[-1])
     shown, wanted = table_evidence.padded(got, width), table_evidence.padded(expected, width)
     wrong_tokens, wrong_pairs, right_tokens, right_pairs = channel_energies(shown, wanted)
@@ -93,8 +93,10 @@ def diagnose_table(
         )
     tensors["error_by_pair"] = ratio(wrong_pairs, right_pairs)
     tensors["error_by_position"] = ratio(wrong_tokens, right_tokens).view(cos.shape[:-1])
-    agrees = got.shape[-1] == pairs and (error.relative or 0) <= tolerance and not (
-        error.relative is None and energies[0]
+    agrees = (
+        got.shape[-1] == pairs
+        and (error.relative or 0) <= tolerance
+        and not (error.relative is None and energies[0])
     )
     evidence = TableEvidence(got=got, tolerance=tolerance)
     rows, count, _ = right.shape
@@ -102,9 +104,7 @@ def diagnose_table(
     index = choose_tokens(right.positions, rows, used, int(wrong_tokens.argmax()))
     sample = evidence.angle_table(right.positions, index)
     found = measure(sample, right)
-    known = replace(
-        found, resolved=resolved, resolve=clues.resolve, rotary_dim=2 * got.shape[-1]
-    )
+    known = replace(found, resolved=resolved, resolve=clues.resolve, rotary_dim=2 * got.shape[-1])
     told: list[Candidate] = []
     if not agrees:
         candidates = rank(
