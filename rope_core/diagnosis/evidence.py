@@ -194,5 +194,5 @@ def few_tokens(table: AngleTable, count: int) -> Tensor:
     spread = torch.linspace(0, last, count // 2).round().long()
     doubled = torch.tensor([min(3 * 2**step // 2, last) for step in range(count)])
     chosen = torch.cat((first, spread, spread - 1, doubled)).clamp_min(0)
-    picked: Tensor = torch.unique(chosen[: len(first) + count])  # type: ignore[no-untyped-call]
+    picked: Tensor = torch.unique(chosen[: len(first) + count])
     return order[picked]
