@@ -1,7 +1,7 @@
 """Diagnose attention: which mistakes of attention and of its rotation reproduce an output."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,17 @@ from rope_core.calls import Attend
 from rope_core.calls.rope_checks import widths
 from rope_core.checks import check_dtype, not_a_tensor, shape_of
 from rope_core.config import AttentionConfig
-from rope_core.diagnosis.attention_call import AttentionCall, right_call
+from rope_core.diagnosis.attention_call import (
+    AttentionCall,
+    angles_rms,
+    in_float64,
+    is_float32,
+    right_call,
+)
 from rope_core.diagnosis.attention_fit import difference as lse_difference
 from rope_core.diagnosis.attention_parts import AttentionTensors, parts
 from rope_core.diagnosis.attention_search import AttentionSearch
-from rope_core.diagnosis.attention_simulation import Part, simulate
+from rope_core.diagnosis.attention_simulation import Part, products, visibility
 from rope_core.diagnosis.calls import Clues
 from rope_core.diagnosis.difference import channel_energies, ratio, relative_error, worst_element
 from rope_core.diagnosis.explain import explain, reproducing_rope
@@ -37,8 +43,11 @@ TOLERANCES = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 NOISE = {torch.float32: 2e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 """Relative error that rounding makes."""
 
+FAR_ANGLES = 500.0
+"""Root mean square of angles from which on code in float64 and code in float32 differ."""
+
 FLAT_SCORES = 4.0
-"""Root mean square of scores at which rounding of scores doubles the tolerance of half precision."""
+"""Root mean square of scores that doubles the tolerance of half precision."""
 
 
 def diagnose_attention(
@@ -71,12 +80,11 @@ def diagnose_attention(
         arguments: other arguments of `attend`.
     """
     with torch.no_grad():
-        clues, call, warnings = _call(
-            rope, q, k, v, positions, attention, arguments, lse is not None
-        )
+        has_lse = lse is not None
+        clues, call, warnings = _call(rope, q, k, v, positions, attention, arguments, has_lse)
         out, lse = _check_theirs(call, out, lse)
         expected = run_attend(call)
-        right = right_call(call, lse is not None, _silent_rope(call, clues))
+        right = right_call(call, has_lse, _silent_rope(call, clues))
         got = _flat(out, 2), None if lse is None else _flat(lse, 1)
         wanted = _flat(expected.out, 2), None if expected.lse is None else _flat(expected.lse, 1)
         errors = _errors(got, wanted)
@@ -88,7 +96,9 @@ def diagnose_attention(
             tolerance = _tolerance(out.dtype, right, chosen)
         answer = {"expected": expected.out, "error_by_position": _by_token(got[0], wanted[0])}
         error = _difference(out, expected.out, got, wanted, tolerance)
-        diagnosis = Diagnosis(verdict="unexplained", error=error, warnings=warnings, tensors=answer)
+        diagnosis = Diagnosis(
+            verdict="unexplained", error=error, warnings=warnings, tensors=answer
+        )
         if error.max_abs is None:
             text = "the evidence has numbers that are NaN or infinite"
             return replace(diagnosis, warnings=(*warnings, text))
@@ -105,7 +115,7 @@ def diagnose_attention(
             tolerance=tolerance,
             noise=NOISE[out.dtype],
         )
-        ranked = rank(search.run(max_mistakes), tolerance)
+        ranked = rank(_search(search, max_mistakes), tolerance)
         if not ranked:
             probe = _proves_nothing(right) or (
                 "Send q before and after the rotation as 'before' and 'after': that tells whether "
@@ -141,14 +151,7 @@ def _call(
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not isinstance(tensor, Tensor):
             raise not_a_tensor(name, tensor)
-    for name in (
-        "q_positions",
-        "k_positions",
-        "cu_seqlens_q",
-        "cu_seqlens_k",
-        "q_index",
-        "k_index",
-    ):
+    for name in ("q_positions", "k_positions", "cu_seqlens_q", "cu_seqlens_k", "q_index", "k_index"):
         if name in given:
             given[name] = as_tensor(name, given[name], CPU)
     for name in ("sinks", "mask", "frequencies"):
@@ -161,8 +164,6 @@ def _call(
         clues = model_clues(rope, *widths(*of_rope))
         resolved = clues.resolved
         assert resolved is not None, "the rope is resolved"
-        if resolved.differ:
-            raise ConfigError("rope.layer", "given: the layers of this model differ", "none")
         of_layer = resolved.require_attention()
         config, attention = resolved.rope, attention or of_layer
         rotate = "both" if config is None else rotate
@@ -226,9 +227,7 @@ def _difference(
 ) -> Difference:
     """Return the error: the greater of those of out and of lse."""
     max_abs, worst = worst_element(out, expected_out) if out.numel() else (0.0, None)
-    wrong, _, right, _ = (
-        channel_energies(got[0], expected[0]) if out.numel() else [torch.zeros(1)] * 4
-    )
+    wrong, _, right, _ = channel_energies(got[0], expected[0]) if out.numel() else [torch.zeros(1)] * 4
     relative = relative_error(float(wrong.sum()), float(right.sum()))
     if got[1] is not None and expected[1] is not None:
         if bool((got[1].isnan() | (got[1] == math.inf)).any()):
@@ -248,8 +247,13 @@ def _difference(
 
 
 def _tolerance(dtype: torch.dtype, right: AttentionCall, chosen: list[Part]) -> float:
-    """Return the tolerance of a dtype: rounded scores shift weights by their rounding error."""
-    if dtype == torch.float32 or not chosen:
+    """Return the tolerance of a dtype.
+
+    Angles in float32 are off by a part of their size; scores in half precision also.
+    """
+    if dtype == torch.float32:
+        return TOLERANCES[dtype] + (0.0 if right.rope is None else 1e-7 * angles_rms(right))
+    if not chosen:
         return TOLERANCES[dtype]
     squares = torch.cat([_visible_scores(right, part).square() for part in chosen])
     rms = float(squares.mean().sqrt()) if len(squares) else 0.0
@@ -257,8 +261,33 @@ def _tolerance(dtype: torch.dtype, right: AttentionCall, chosen: list[Part]) -> 
 
 
 def _visible_scores(right: AttentionCall, part: Part) -> Tensor:
-    scores = simulate(right, part).scores
-    return scores[scores.isfinite()]
+    """Return the scores of keys that queries see, before a mask: `[m]`."""
+    hidden, _ = visibility(right, part)
+    scores = products(right, part) * right.scale
+    if right.softcap is not None:
+        scores = (scores / right.softcap).tanh() * right.softcap
+    return scores[~hidden.expand_as(scores)]
+
+
+def _search(search: AttentionSearch, max_mistakes: int) -> list[Candidate]:
+    """Return candidates, with angles as the rope computes them, or else in float64."""
+    searches = [search]
+    if is_float32(search.right) and angles_rms(search.right) > FAR_ANGLES:
+        searches.append(replace(search, right=in_float64(search.right), grids={}))
+    found: list[Candidate] = []
+    wrongs = []
+    for one in searches:
+        candidates, *others = one.singles()
+        found += candidates
+        wrongs.append(others)
+        if search.is_settled(found):
+            return found
+    if max_mistakes > 1:
+        for one, (of_attention, of_rotation) in zip(searches, wrongs, strict=True):
+            found += one.pairs(of_attention, of_rotation)
+            if search.is_settled(found):
+                break
+    return found
 
 
 def _mscale(resolved: Resolved | None) -> float | None:

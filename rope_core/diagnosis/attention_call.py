@@ -150,6 +150,34 @@ def right_call(call: Attend, has_lse: bool, silent: RopeConfig | None = None) ->
     )
 
 
+def angles_rms(call: AttentionCall) -> float:
+    """Return the root mean square of the angles of queries and keys, in radians; about, of axes."""
+    squares = [0.0]
+    for rotation in (call.q, call.k):
+        if rotation is not None and rotation.positions.numel():
+            inv_freq = rotation.rope.frequency_table.inv_freq.double()
+            means = rotation.positions.square().mean() * inv_freq.square().mean()
+            squares.append(float(means))
+    return math.sqrt(max(squares))
+
+
+def is_float32(call: AttentionCall) -> bool:
+    """Return whether angles are computed in float32."""
+    return any(
+        rotation is not None and rotation.rope.arithmetic == "hf" for rotation in (call.q, call.k)
+    )
+
+
+def in_float64(call: AttentionCall) -> AttentionCall:
+    """Return the call with angles in float64."""
+    sides = {
+        name: replace(rotation, rope=replace(rotation.rope, arithmetic="float64"))
+        for name, rotation in (("q", call.q), ("k", call.k), ("v", call.v))
+        if rotation is not None
+    }
+    return replace(call, **sides)
+
+
 def from_zero(call: AttentionCall) -> Tensor:
     """Return the index of each query, counted from 0 in its sequence: int64 `[Tq]`."""
     index = torch.empty_like(call.q_index)

@@ -18,10 +18,17 @@ PROBE_STEPS = 6
 STEPS = 4
 """Steps on all parts, at most."""
 
+FAR = (2.0, 1.0, 0.5, 0.2)
+"""Relative error before each step above which the search of a number is given up."""
+
 STEP = 1e-6
+"""Change of a number, relative to it, to which the change of the output is measured."""
+
+ROPE_STEP = 1e-3
+"""As STEP, of numbers of a rope, whose frequencies may be float32."""
+
 WHOLE_STEP = 1e-2
-"""Change of a number, relative to it, to which the change of the output is measured. A whole number
-changes by more."""
+"""As STEP, of whole numbers, which change by 1 at least."""
 
 CONVERGED = 1e-8
 SAME = 1e-4
@@ -172,18 +179,20 @@ def _least_squares(
 ) -> float | None:
     """Return the number near `value` that fits best, by steps of Gauss and Newton.
 
-    None if no output depends on it.
+    None if no output depends on it, or if the first steps come no nearer.
     """
-    for _ in range(steps):
+    for number in range(steps):
         moved = value * (1 + step) if is_ratio else value + step
-        slope_error = slope_slope = 0.0
+        slope_error = slope_slope = error = norm = 0.0
         one, other = change(value), change(moved)
         for part in parts:
             out = simulate(one, part).out
             slope = (simulate(other, part).out - out) / step
             slope_error += float((slope * (part.out - out)).sum())
             slope_slope += float(slope.square().sum())
-        if not slope_slope > 1e-12:
+            error += float((part.out - out).square().sum())
+            norm += float(out.square().sum())
+        if not slope_slope > 1e-12 or error > FAR[min(number, len(FAR) - 1)] ** 2 * norm:
             return None
         by = slope_error / slope_slope
         if is_ratio:
@@ -216,18 +225,19 @@ def named_scales(call: AttentionCall, mscale: float | None) -> tuple[float, ...]
 
 def lse_shift(call: AttentionCall, parts: Sequence[Part]) -> Fitted | None:
     """Return the number by which the log-sum-exp is off, None if it is not the same everywhere."""
-    differences = []
+    values = torch.zeros(0, dtype=torch.float64)
     for part in parts:
         if part.lse is None:
             return None
-        values = (part.lse - simulate(call, part).lse) * math.log(call.lse_base)
-        differences.append(values[values.isfinite()])
-    values = torch.cat(differences) if differences else torch.zeros(0)
+        off = (part.lse - simulate(call, part).lse) * math.log(call.lse_base)
+        values = torch.cat((values, off[off.isfinite()]))
+        if not len(values):
+            continue
+        shift = float(values.median())
+        spread = float((values - shift).abs().median())
+        if abs(shift) < 1e-4 or spread > abs(shift) / 10:
+            return None
     if not len(values):
-        return None
-    shift = float(values.median())
-    spread = float((values - shift).abs().median())
-    if abs(shift) < 1e-4 or spread > abs(shift) / 10:
         return None
     for near in (*(math.log(n) for n in range(2, 9)), *plain_numbers(shift)):
         for signed in (near, -near):

@@ -12,7 +12,7 @@ from torch import Tensor
 from rope_core.config import RopeConfig
 from rope_core.diagnosis.attention_call import AttentionCall, Fitted
 from rope_core.diagnosis.attention_fit import (
-    STEP,
+    ROPE_STEP,
     WHOLE_STEP,
     Change,
     errors_of,
@@ -26,6 +26,7 @@ from rope_core.diagnosis.attention_simulation import (
     products,
     products_of_offsets,
     simulate_products,
+    visibility,
 )
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import MISTAKES, Mistake, Number
@@ -42,9 +43,18 @@ INVISIBLE = ("layout_permuted", "position_offset")
 FITTED = {"scale_wrong": "scale", "softcap_wrong": "softcap", "lse_shifted": "lse_shift"}
 """Mistakes of attention whose parameter is fitted, and the clue that has it."""
 
+MANY_KEYS = 256
+"""Keys of a probe from which on only bases are fitted together with another mistake."""
+
+OFFSET_CHANNELS = 32
+"""Channels of the output that are compared at each offset."""
+
 MAX_OFFSET = 8192
 MAX_OFFSET_SCORES = 2**20
 """Scores of the search of an offset, at most."""
+
+MAX_STARTS = 4
+"""Numbers of a coarse grid from which the search of one that fits starts, at most."""
 
 NUM_OFFSETS = 2
 """Best offsets that are verified."""
@@ -98,24 +108,32 @@ class AttentionSearch:
     )
     """Numbers, products of queries and keys for each of them, and the call that has their ids."""
 
-    def run(self, max_mistakes: int) -> list[Candidate]:
-        """Return the calls with one mistake, or two, that are within the tolerance."""
+    def singles(self) -> tuple[list[Candidate], list[Wrong], list[Wrong]]:
+        """Return the calls with one mistake that are within the tolerance.
+
+        And the calls with a mistake of attention, or of the rotation, that is no fitted number.
+        """
         right = Wrong((), self.right)
         of_attention, of_rotation = [*self._of_attention(right)], [*self._of_rotation(right)]
-        found = self._within((*of_attention, *of_rotation, *self._fitted_rotation(right)))
-        if max_mistakes == 1 or self._is_settled(found):
-            return found
+        found = self._within((*of_attention, *of_rotation))
+        codes: tuple[str, ...] | None = None
+        if self.is_settled(found):  # one gain of both sides is a scale of scores
+            is_scaled = any(one.mistakes[0][0] == "scale_wrong" for one in found)
+            codes = ("gain_wrong",) if is_scaled else ()
+        found += self._within(self._fitted_rotation(right, codes))
         plain = [wrong for wrong in of_attention if wrong.mistakes[0][0] not in FITTED]
-        for pairs in (
-            self._with_attention((*plain, *of_rotation)),
-            self._with_fitted_rotation(plain),
-        ):
-            found += self._within(pairs)
-            if self._is_settled(found):
-                break
+        return found, plain, of_rotation
+
+    def pairs(
+        self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]
+    ) -> list[Candidate]:
+        """Return the calls with two mistakes that are within the tolerance."""
+        found = self._within(self._with_attention((*of_attention, *of_rotation)))
+        if not self.is_settled(found):
+            found += self._within(self._with_fitted_rotation(of_attention))
         return found
 
-    def _is_settled(self, found: Sequence[Candidate]) -> bool:
+    def is_settled(self, found: Sequence[Candidate]) -> bool:
         """Return whether no other explanation can be 10 times better."""
         return any(candidate.relative_error <= 10 * self.noise for candidate in found)
 
@@ -167,44 +185,62 @@ class AttentionSearch:
                     sides = dict(zip(_rotations(base.call), wrongs, strict=True))
                     yield base.add(code, given, replace(base.call, **sides))
 
-    def _fitted_rotation(self, base: Wrong) -> Iterator[Wrong]:
-        """Add each mistake of the rotation whose parameter is a fitted number."""
+    def _fitted_rotation(
+        self, base: Wrong, codes: tuple[str, ...] | None = None
+    ) -> Iterator[Wrong]:
+        """Add each mistake of the rotation whose parameter is a fitted number, or those named."""
         rotations = _rotations(base.call)
+        keys = visibility(base.call, self.parts[0])[1]
+        is_long = keys.stop - keys.start > MANY_KEYS
         for code, mistake in _of_rotations(base.call):
             number = mistake.number
             first = next(iter(rotations.values()))
             if number is None or number.value(first) is None:
                 continue
-            if code == "gain_wrong" and base.mistakes:
+            if codes is not None and code not in codes:
+                continue
+            if base.mistakes and (code == "gain_wrong" or (is_long and code != "wrong_base")):
                 continue
 
             def change(value: float, number: Number = number) -> AttentionCall:
                 sides = {side: number.vary(call, value) for side, call in rotations.items()}
                 return replace(base.call, **sides)
 
-            start = self._start(code, number, base.call, change)
-            if start is None:
-                continue
-            step = WHOLE_STEP if number.is_whole else STEP
-            with suppress(ConfigError):
-                found = fitted(
-                    change, start, self.parts, self._limit, is_ratio=number.is_ratio, step=step
-                )
-                if found is None:
-                    continue
-                value: float | int = round(found.value) if number.is_whole else found.value
-                is_odd = found.is_odd
-                if code == "gain_wrong":
-                    is_odd |= self._is_scale(base.call, found.value / number.value(first))
-                yield base.add(code, {number.parameter: value}, change(value), is_odd=is_odd)
-        yield from self._offsets(base)
+            count = MAX_STARTS if not base.mistakes else 1
+            for start in self._starts(code, number, base.call, change)[:count]:
+                wrong = self._fit(base, code, number, change, start)
+                if wrong is not None:
+                    yield wrong
+                    break
+        if codes is None:
+            yield from self._offsets(base)
 
-    def _start(
+    def _fit(
+        self, base: Wrong, code: str, number: Number, change: Change, start: float
+    ) -> Wrong | None:
+        """Return the call with the number near `start` that fits best, None if none fits."""
+        step = WHOLE_STEP if number.is_whole else ROPE_STEP
+        with suppress(ConfigError):
+            found = fitted(
+                change, start, self.parts, self._limit, is_ratio=number.is_ratio, step=step
+            )
+            if found is None:
+                return None
+            value: float | int = round(found.value) if number.is_whole else found.value
+            is_odd = found.is_odd
+            if code == "gain_wrong":
+                right = number.value(next(iter(_rotations(base.call).values())))
+                is_odd |= right is None or self._is_scale(base.call, found.value / right)
+            return base.add(code, {number.parameter: value}, change(value), is_odd=is_odd)
+        return None
+
+    def _starts(
         self, code: str, number: Number, call: AttentionCall, change: Change
-    ) -> float | None:
-        """Return the number of a coarse grid that fits best."""
+    ) -> list[float]:
+        """Return the numbers of a coarse grid, the best first."""
         probe = self.parts[0]
-        name = code, id(call.q), id(call.k), call.tiled, call.causal
+        keys = visibility(call, probe)[1]
+        name = code, id(call.q), id(call.k), call.tiled, keys.start, keys.stop
         if name not in self.grids:
             first = next(iter(_rotations(call).values()))
             starts = [*number.starts(first)]
@@ -218,11 +254,9 @@ class AttentionSearch:
             self.grids[name] = values, torch.stack(grid) if grid else torch.zeros(0), call
         values, stacked, _ = self.grids[name]
         if not values:
-            return None
-        keys = products(call, probe).shape[-1]
-        if stacked.shape[-1] != keys:
-            return None
-        return values[int(errors_of(simulate_products(call, probe, stacked), probe).argmin())]
+            return []
+        errors = errors_of(simulate_products(call, probe, stacked), probe)
+        return [values[i] for i in errors.argsort().tolist()]
 
     def _is_scale(self, call: AttentionCall, ratio: float) -> bool:
         """Return whether a ratio of gains is a scale of scores that code is known to have."""
@@ -250,18 +284,19 @@ class AttentionSearch:
     def _best_offsets(self, call: AttentionCall, rope: RopeConfig) -> list[int]:
         """Return the offsets of queries that fit best."""
         probe = self.parts[0]
-        name = "position_offset", id(call.q), id(call.k), call.tiled, call.causal
+        part = probe.narrow(torch.tensor([len(probe.queries) - 1]), 0)
+        if not call.rotates_back and call.v is None:
+            some = slice(OFFSET_CHANNELS)
+            part = replace(part, v=part.v[..., some], out=part.out[..., some])
+        keys = visibility(call, part)[1]
+        name = "position_offset", id(call.q), id(call.k), call.tiled, keys.start, keys.stop
         if name not in self.grids:
-            part = probe.narrow(torch.tensor([len(probe.queries) - 1]), 0)
-            keys = products(call, part).shape[-1]
-            largest = max(64, min(MAX_OFFSET, MAX_OFFSET_SCORES // (2 * max(1, keys))))
+            count = max(1, keys.stop - keys.start)
+            largest = max(64, min(MAX_OFFSET, MAX_OFFSET_SCORES // (2 * count)))
             offsets = [i for i in range(-largest, largest + 1) if i != 0]
             grid = products_of_offsets(call, part, rope, torch.tensor(offsets))
             self.grids[name] = offsets, grid.float(), call
         offsets, stacked, _ = self.grids[name]
-        part = probe.narrow(torch.tensor([len(probe.queries) - 1]), 0)
-        if stacked.shape[-1] != products(call, part).shape[-1]:
-            return []
         errors = errors_of(simulate_products(call, part, stacked), part)
         return [offsets[i] for i in errors.argsort()[:NUM_OFFSETS].tolist()]
 

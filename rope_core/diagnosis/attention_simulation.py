@@ -100,11 +100,10 @@ class _Scores:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a call computes: `[..., n, h, Dv]`, `[..., n, h]`, and scores `[..., h, n, keys]`."""
+    """What a call computes: `[..., n, h, Dv]` and `[..., n, h]`."""
 
     out: Tensor
     lse: Tensor
-    scores: Tensor
 
 
 def simulate(call: AttentionCall, part: Part) -> Result:
@@ -112,18 +111,18 @@ def simulate(call: AttentionCall, part: Part) -> Result:
 
     `call.scale` and `call.softcap` may be tensors `[C, 1, 1, 1]`: the results have a first axis.
     """
-    hidden, keys = _visibility(call, part)  # [n, keys]
+    hidden, keys = visibility(call, part)  # [n, keys]
     return _attend(call, part, hidden, keys, _products(call, part, keys))
 
 
 def products(call: AttentionCall, part: Part) -> Tensor:
     """Return the products of the queries and the keys that `call` shows, `[h, n, keys]`."""
-    return _products(call, part, _visibility(call, part)[1])
+    return _products(call, part, visibility(call, part)[1])
 
 
 def simulate_products(call: AttentionCall, part: Part, products: Tensor) -> Result:
     """Return what `call` computes if `products` are those of queries and keys, `[C, ...]`."""
-    return _attend(call, part, *_visibility(call, part), products)
+    return _attend(call, part, *visibility(call, part), products)
 
 
 def products_of_offsets(
@@ -133,7 +132,7 @@ def products_of_offsets(
 
     The rope is composable; its attention scaling is not applied again.
     """
-    keys = _visibility(call, part)[1]
+    keys = visibility(call, part)[1]
     q = rotated(part.q, call, call.q, part.queries, part.heads)
     k = _rotated_keys(call, call.k, part, part.k, keys, is_key=True)
     layout = "half" if rope.layout == "interleaved_to_half" else rope.layout
@@ -172,10 +171,10 @@ def _attend(
         out = _rotate(out, 1 / _factors(call, call.q, part.queries, part.heads), call.q)
     lse = (total if call.lse_counts_sinks else of_keys).log() + top
     lse = (lse + call.lse_shift) / math.log(call.lse_base)
-    return Result(out, lse.transpose(-1, -2), scores)
+    return Result(out, lse.transpose(-1, -2))
 
 
-def _visibility(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
+def visibility(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
     """Return which keys are hidden, bool `[n, keys]`, and the range of keys, which has all others.
 
     Keys that a mask hides count as visible.

@@ -11,9 +11,6 @@ from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.result import Measured
 from rope_core.diagnosis.search import Search, wrong_calls
 
-GEOMETRIC = 1e-3
-"""Largest deviation of the logarithm of a frequency from a geometric progression."""
-
 
 def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None, Tensor | None]:
     """Return what the sample says, and the frequencies `[n]`, 0 for those that are not decided.
@@ -69,7 +66,7 @@ def from_angles(
         gain=clues.gain,
         position_offset=clues.position_offset,
         position_scale=clues.position_scale,
-        theta=geometric_base(slope.abs()),
+        theta=clues.theta,
         fit=fit if fit is None or math.isfinite(fit) else None,
         unresolved_pairs=tuple((~decided).nonzero().flatten().tolist()),
         **structure,
@@ -84,22 +81,3 @@ def _best_pairs(search: Search, shown: RotaryCall) -> RotaryCall | None:
     calls = [wrong for _, (_, wrong) in wrong_calls(search.right, search.clues)]
     best = min(calls, key=search.misfit, default=None)
     return best if best is not None and search.fits(best) else None
-
-
-def geometric_base(inv_freq: Tensor) -> float | None:
-    """Return the base of frequencies `[n]` that are a geometric progression from 1 on."""
-    decided = inv_freq.isfinite() & (inv_freq > 0)
-    count = len(inv_freq)
-    if int(decided.sum()) < 3 or not bool(decided[0]):
-        return None
-    steps = torch.arange(count, dtype=torch.float64)[decided]
-    logarithm = inv_freq[decided].log()
-    weights = inv_freq[decided]  # fast pairs are measured better
-    mean_step, mean = ((t * weights).sum() / weights.sum() for t in (steps, logarithm))
-    slope = ((steps - mean_step) * (logarithm - mean) * weights).sum()
-    slope = slope / ((steps - mean_step).square() * weights).sum()
-    errors = (logarithm - mean - slope * (steps - mean_step)).abs() * weights / weights.max()
-    first = float(mean - slope * mean_step)
-    if float(errors.max()) > GEOMETRIC or abs(first) > GEOMETRIC:
-        return None
-    return math.exp(-float(slope) * count)

@@ -8,10 +8,13 @@ from torch import Tensor
 from rope_core.diagnosis.calls import RotaryCall, predict
 from rope_core.diagnosis.geometry import Geometry, geometry
 from rope_core.diagnosis.rotation_evidence import RotationEvidence
-from rope_core.diagnosis.slopes import line_residuals
+from rope_core.diagnosis.slopes import line_residuals, measure_gain
 
-ROWS = 256
-"""Heads of tokens whose energies are compared."""
+ROWS = 128
+"""Heads of tokens whose energies are compared, of dense evidence."""
+
+SPARSE_ROWS = 4096
+"""The same of evidence whose rows excite one pair each."""
 
 MAX_CHANNELS = 512
 """Widest head whose pairs of channels are searched: their number grows with the square."""
@@ -45,10 +48,12 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
         left = (~inside).nonzero().flatten()
         distances = torch.cdist(x[:, shape.rest_read].mT, y[:, left].mT)
         goes_to[shape.rest_write] = left[distances.argmin(1)]
+    if float((x == 0).double().mean()) > 0.5:  # each token shows one pair
+        evidence = replace(evidence, size=SPARSE_ROWS)
     orders = []
     for one, other in ((first, second), (second, first)):
         goes_to[shape.write[0]], goes_to[shape.write[1]] = one, other
-        if len(goes_to.unique()) < len(goes_to):
+        if len(set(goes_to.tolist())) < len(goes_to):
             return None
         orders.append(goes_to.clone())
     straight, crossed = (
@@ -63,13 +68,12 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
 
 
 def _rows(evidence: RotationEvidence) -> tuple[Tensor, Tensor]:
-    """Return heads of tokens before and after, float64 `[R, D]`: those with most energy."""
+    """Return heads of tokens that are not all 0, before and after: float64 `[R, D]`."""
     x, y = evidence.before.flatten(0, 1), evidence.after.flatten(0, 1)
-    step = max(1, len(x) // (8 * ROWS))
+    step = -(-len(x) // SPARSE_ROWS)
     x, y = x[::step].double(), y[::step].double()
-    used = x.ne(0).any(1).nonzero().flatten()
-    chosen = used[torch.linspace(0, len(used) - 1, min(len(used), ROWS)).long()]
-    return x[chosen], y[chosen]
+    used = x.ne(0).any(1)
+    return x[used], y[used]
 
 
 def _pair_channels(
@@ -85,7 +89,9 @@ def _pair_channels(
     of_pair = energy_in[:, shape.cos_read].sum(1)  # [R, n]
     if bool(((of_pair > SPARSE).sum(1) <= 1).all()) and bool((of_pair.amax(1) > 1 - SPARSE).any()):
         return _excited_channels(energy_out, of_pair, shape)
-    wanted = of_pair * (energy_out.sum() - rest) / (total - rest)
+    gain = (energy_out.sum() - rest) / (total - rest)
+    chosen = torch.linspace(0, len(x) - 1, min(len(x), ROWS)).long()
+    energy_out, wanted = energy_out[chosen], gain * of_pair[chosen]
     one, other = torch.triu_indices(y.shape[1], y.shape[1], 1)
     offered = energy_out[:, one] + energy_out[:, other]  # [R, D (D - 1) / 2]
     scale = wanted.square().sum(0)
@@ -139,16 +145,17 @@ def _excited_channels(
 
 def _index_of(channels: Tensor, count: int) -> int:
     """Return the index of two channels among all pairs of `count` channels, in their order."""
-    first, second = sorted(channels.tolist())
+    first, second = int(channels.min()), int(channels.max())
     return first * (2 * count - first - 1) // 2 + second - first - 1
 
 
 def _order_errors(evidence: RotationEvidence, call: RotaryCall) -> Tensor:
     """Return how badly the angles of each pair fit, `[n]`: the predicted ones, or else a line."""
     table = evidence.angle_table(call)
-    predicted = predict(call, table.index)
+    gain = measure_gain(table) or 0.0  # another gain decides no order
+    predicted = torch.polar(torch.tensor(gain).double(), predict(call, table.index).angle())
     wrong = (torch.view_as_real(table.z - predicted).square().sum(-1) * table.weights).sum(0)
     right = (predicted.abs().square() * table.weights).sum(0).clamp_min(1e-300)
     error = (wrong / right).sqrt()
-    lines = line_residuals(table)
+    lines = line_residuals(table, call)
     return torch.where(error <= 10 * evidence.tolerance, 0, lines.where(lines.isfinite(), error))

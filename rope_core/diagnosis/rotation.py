@@ -1,13 +1,16 @@
 """Diagnose a rotation: compare, measure, then search what explains the difference."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from rope_core import ragged
 from rope_core.angles import has_axes
 from rope_core.calls import Rotate
+from rope_core.calls.rope_checks import check_positions
 from rope_core.checks import check_heads, dtype_of, shape_of
 from rope_core.config import Arithmetic, RopeConfig
 from rope_core.diagnosis.calls import Clues, RotaryCall
@@ -31,6 +34,20 @@ from rope_core.rotary import run_rotate
 
 VERIFIED = 6
 """Candidates that are compared with all tokens."""
+
+OUTLIERS = 1.5
+"""Factor of the rms of angles that are weighted by energy: a single pair has the error of its own
+frequency, which others do not average out."""
+
+NEARLY = 0.25
+"""Energy of the difference, relative to the expected energy, up to which code may be right in
+another way."""
+
+COARSE = 0.1
+"""Tolerance from which on hardly anything is a difference."""
+
+FEW = 512
+"""Tokens that decide how much energy each pair has."""
 
 ANGLES = 2**20
 """Angles that decide the tolerance; more are taken from some of the tokens."""
@@ -58,9 +75,7 @@ def diagnose_rotation(
         tolerance: None for that of the dtype.
     """
     _check(before, after, None if resolved.rope is None else resolved.rope.head_dim)
-    right, expected, expected_k = _right(resolved, clues, before, positions)
-    if tolerance is None:
-        tolerance = default_tolerance(after.dtype, _rms_angle(right))
+    right, expected = _right(resolved, clues, before, positions)
     warnings = [*resolved.warnings]
     if right.times and not bool(right.positions.any()):
         warnings.append("all positions are 0, where nothing rotates")
@@ -69,13 +84,22 @@ def diagnose_rotation(
         got, expected.flatten(0, -3)
     )
     energies = float(wrong_tokens.sum()), float(right_tokens.sum())
-    if expected_k is not None and energies[0] > tolerance**2 * energies[1]:
-        by_key = channel_energies(got, expected_k.flatten(0, -3))
-        if float(by_key[0].sum()) <= tolerance**2 * float(by_key[2].sum()):
-            warnings.append("the rotation is that of keys: xPos divides them by its scale")
-            expected = expected_k
-            wrong_tokens, wrong_channels, right_tokens, right_channels = by_key
-            energies = float(wrong_tokens.sum()), float(right_tokens.sum())
+    if tolerance is None:
+        tolerance = _tolerance(right, before, after.dtype, energies)
+    if tolerance > COARSE:
+        warnings.append(
+            f"the tolerance is {tolerance:.2g}: at these positions float32 cannot tell angles apart"
+        )
+    if energies[0] > tolerance**2 * energies[1]:
+        is_near = energies[0] < NEARLY * energies[1]
+        for other, warning in _also_right(right, before, positions, is_near=is_near):
+            of_other = channel_energies(got, other.flatten(0, -3))
+            if float(of_other[0].sum()) <= tolerance**2 * float(of_other[2].sum()):
+                warnings.append(warning)
+                expected = other
+                wrong_tokens, wrong_channels, right_tokens, right_channels = of_other
+                energies = float(wrong_tokens.sum()), float(right_tokens.sum())
+                break
     is_off = wrong_tokens > tolerance**2 * right_tokens
     first = int(is_off.nonzero()[0]) if bool(is_off.any()) else None
     error = difference(
@@ -141,12 +165,13 @@ def _check(before: Tensor, after: Tensor, head_dim: int | None) -> None:
 
 def _right(
     resolved: Resolved, clues: Clues, before: Tensor, positions: Tensor | None
-) -> tuple[RotaryCall, Tensor, Tensor | None]:
-    """Return the right call, what it makes of `before`, and of keys if they are rotated otherwise.
+) -> tuple[RotaryCall, Tensor]:
+    """Return the right call, and what it makes of `before`.
 
     Of a layer that does not rotate, the call has the rope of a layer that does, and 0 rotations.
     """
     rope = resolved.rope or _rope_of_other_layer(resolved, clues, before.shape[-1])
+    check_positions("positions", positions, "before", before, rope)
     rotate = Rotate(before, None, rope, positions)
     rope = rotate.rope
     flat = ragged.token_positions(before, positions, None, has_axes(before, positions, rope))
@@ -158,11 +183,31 @@ def _right(
         times=0 if resolved.rope is None else 1,
     )
     if not call.times:
-        return call, before, None
+        return call, before
     expected = run_rotate(rotate).q
     assert expected is not None, "the call has q"
-    keys = run_rotate(Rotate(None, before, rope, positions)).k if rope.rope_type == "xpos" else None
-    return call, expected, keys
+    return call, expected
+
+
+def _also_right(
+    right: RotaryCall, before: Tensor, positions: Tensor | None, *, is_near: bool
+) -> Iterator[tuple[Tensor, str]]:
+    """Return what right code may make of `before` in other ways, with a warning for each."""
+    rope = right.rope
+    if not right.times:
+        return
+    if rope.rope_type == "xpos":
+        keys = run_rotate(Rotate(None, before, rope, positions)).k
+        assert keys is not None, "the call has k"
+        yield keys, "the rotation is that of keys: xPos divides them by its scale"
+    if not is_near:
+        return
+    arithmetic: Arithmetic = "float64" if rope.arithmetic == "hf" else "hf"
+    with suppress(RopeError):
+        other = run_rotate(Rotate(before, None, replace(rope, arithmetic=arithmetic), positions)).q
+        assert other is not None, "the call has q"
+        name = "float64" if arithmetic == "float64" else "float32"
+        yield other, f"angles are those of {name} arithmetic, which the rope's differs from"
 
 
 def _rope_of_other_layer(resolved: Resolved, clues: Clues, head_dim: int) -> RopeConfig:
@@ -176,14 +221,30 @@ def _rope_of_other_layer(resolved: Resolved, clues: Clues, head_dim: int) -> Rop
     return RopeConfig(head_dim=head_dim, rotary_dim=head_dim - head_dim % 2)
 
 
-def _rms_angle(right: RotaryCall) -> float:
-    """Return the root mean square of the expected angles, in radians."""
+def _tolerance(
+    right: RotaryCall, before: Tensor, dtype: torch.dtype, energies: tuple[float, float]
+) -> float:
+    """Return the default tolerance.
+
+    It follows the rms of the expected angles. If the evidence exceeds it, angles count as much as
+    the energy that they rotate: an outlier in a fast pair has a larger error in float32.
+    """
     if not right.times:
-        return 0.0
-    table, positions = right.rope.frequency_table, right.positions
-    step = max(1, positions.shape[1] * len(table.inv_freq) // ANGLES)
-    radians = table.angles(positions[:, ::step], replace(table, inv_freq=table.inv_freq.double()))
-    return float(radians.square().mean().sqrt())
+        return default_tolerance(dtype, 0.0)
+    table = right.rope.frequency_table
+    step = -(-right.positions.shape[1] * len(table.inv_freq) // ANGLES)
+    exact = replace(table, inv_freq=table.inv_freq.double())
+    squares = table.angles(right.positions[:, ::step], exact).square()
+    tolerance = default_tolerance(dtype, float(squares.mean().sqrt()))
+    if dtype != torch.float32 or energies[0] <= tolerance**2 * energies[1]:
+        return tolerance
+    few = max(1, len(squares) // FEW)
+    squares = squares[::few]
+    x = before.flatten(0, -3)[:: step * few].double().square().sum(1)
+    weights = x[:, geometry(right).cos_read].sum(1)
+    total = float(weights.sum())
+    weighted = float((squares * weights).sum()) / total if total else 0.0
+    return max(tolerance, default_tolerance(dtype, OUTLIERS * weighted**0.5))
 
 
 def _not_finite(before: Tensor, after: Tensor) -> list[str]:

@@ -9,7 +9,7 @@ from rope_core.diagnosis.angle_table import AngleTable
 from rope_core.diagnosis.calls import RotaryCall, predict
 from rope_core.diagnosis.difference import pieces
 from rope_core.diagnosis.geometry import energy_and_products, geometry, rotate_by
-from rope_core.diagnosis.sample import choose_heads, choose_tokens
+from rope_core.diagnosis.sample import TOKENS, choose_heads, choose_tokens
 
 MAX_AXIS_TOKENS = 32
 """Tokens of each head, or of each row, where positions run along heads or rows."""
@@ -39,6 +39,9 @@ class RotationEvidence:
     also: tuple[int, ...] = ()
     """Tokens that the sample has in any case."""
 
+    size: int = TOKENS
+    """Tokens of the sample, about."""
+
     _samples: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False)
 
     def along(self, axis: str, x: Tensor) -> Tensor:
@@ -56,12 +59,14 @@ class RotationEvidence:
     def _choose(self, axis: str) -> tuple[Tensor, Tensor, Tensor]:
         before, after = (self.along(axis, x) for x in (self.before, self.after))
         if axis == "tokens":
-            index = choose_tokens(self.positions, self.shape[0], self.used, *self.also)
+            index = choose_tokens(
+                self.positions, self.shape[0], self.used, *self.also, count=self.size
+            )
             before, after = before[index], after[index]
             others = choose_heads(before)
         else:
             count = before.shape[1]
-            others = torch.linspace(0, count - 1, min(count, MAX_AXIS_TOKENS)).long().unique()
+            others = torch.linspace(0, count - 1, min(count, MAX_AXIS_TOKENS)).long()
             index = torch.arange(len(before))
         return index, before[:, others].double(), after[:, others].double()
 
@@ -91,9 +96,9 @@ class RotationEvidence:
         before, after = (self.along(call.position_axis, x) for x in (self.before, self.after))
         wrong = right = torch.zeros((), dtype=torch.float64)
         for x, y, index in pieces(before, after, torch.arange(len(before))):
-            reproduced = reproduce(call, x.float(), index)
-            wrong = wrong + (y.float() - reproduced).square().sum(dtype=torch.float64)
-            right = right + reproduced.square().sum(dtype=torch.float64)
+            reproduced = reproduce(call, x.float(), index).double()
+            wrong = wrong + (y.double() - reproduced).square().sum()
+            right = right + reproduced.square().sum()
         return _relative(wrong, right)
 
 

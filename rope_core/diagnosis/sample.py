@@ -13,7 +13,9 @@ MAX_ROWS = 8
 """Rows of a batch in a sample."""
 
 
-def choose_tokens(positions: Tensor, rows: int, used: Tensor, *also: int) -> Tensor:
+def choose_tokens(
+    positions: Tensor, rows: int, used: Tensor, *also: int, count: int = TOKENS
+) -> Tensor:
     """Return the tokens of a sample, int64 in their order.
 
     Args:
@@ -21,20 +23,21 @@ def choose_tokens(positions: Tensor, rows: int, used: Tensor, *also: int) -> Ten
         rows: of the batch.
         used: bool `[T]`, tokens that show something.
         also: tokens to take in any case.
+        count: size of the sample.
     """
-    count = positions.shape[1] // rows
-    if positions.shape[1] <= TOKENS:
+    length = positions.shape[1] // rows
+    if positions.shape[1] <= count:
         return torch.arange(positions.shape[1])
     chosen = [torch.tensor(also, dtype=torch.int64)]
-    few = torch.linspace(0, rows - 1, min(rows, MAX_ROWS)).long().unique().tolist()
-    budget = max(12, TOKENS // len(few))
+    few = sorted(set(torch.linspace(0, rows - 1, min(rows, MAX_ROWS)).long().tolist()))
+    budget = max(12, count // len(few))
     for row in few:
-        tokens = torch.arange(row * count, (row + 1) * count)
+        tokens = torch.arange(row * length, (row + 1) * length)
         tokens = tokens[used[tokens]]
         if len(positions) == 1:  # by position; tokens of several axes are neighbours in a grid
             tokens = tokens[positions[0, tokens].argsort(stable=True)]
         chosen.append(tokens[_ranks(len(tokens), budget)])
-    return torch.cat(chosen).unique()
+    return torch.tensor(sorted(set(torch.cat(chosen).tolist())))
 
 
 def _ranks(count: int, budget: int) -> Tensor:
@@ -46,7 +49,7 @@ def _ranks(count: int, budget: int) -> Tensor:
     ladder = torch.logspace(0, 1, budget // 8, base=float(count), dtype=torch.float64).long()
     middle = torch.arange(budget // 4) + count // 2
     ranks = torch.cat((first, last, ladder, ladder + 1, middle))
-    return ranks[ranks < count].unique()
+    return torch.tensor(sorted(set(ranks[ranks < count].tolist())))
 
 
 def choose_heads(before: Tensor) -> Tensor:

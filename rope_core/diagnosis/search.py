@@ -19,11 +19,15 @@ from rope_core.errors import RopeError
 SLACK = 3.0
 """A sample may have a larger relative error than all tokens, by up to this factor."""
 
+NEUTRAL = 1e-6
+"""Relative difference of numbers that are the same."""
+
 FLOOR = 3e-7
 """Relative error of one rounding to float32, and some more."""
 
 EXCLUSIVE = (
-    ("layout_swapped", "layout_mixed", "layout_permuted"),
+    ("layout_swapped", "layout_mixed"),
+    ("layout_mixed", "layout_permuted"),
     ("partial_ignored", "rotary_dim_wrong"),
 )
 """Mistakes of which a call has one at most."""
@@ -84,6 +88,20 @@ class Search:
 
     def run(self) -> list[Candidate]:
         """Return all candidates found, with the relative error of the sample."""
+        return [self._without_neutral(candidate) for candidate in self._found()]
+
+    def _without_neutral(self, candidate: Candidate) -> Candidate:
+        """Return the candidate without mistakes whose number is the right one."""
+        kept = []
+        for code, given in candidate.mistakes:
+            number = MISTAKES[code].number
+            right = None if number is None else number.value(self.right)
+            value = None if number is None else given.get(number.parameter)
+            if right is None or value is None or abs(value - right) > NEUTRAL * abs(right):
+                kept.append((code, given))
+        return replace(candidate, mistakes=tuple(kept))
+
+    def _found(self) -> list[Candidate]:
         found = self._single()
         if not found:
             permutation = measure_permutation(self.evidence, self.right)
@@ -102,8 +120,9 @@ class Search:
 
     def _single(self) -> list[Candidate]:
         found = self._name(self.right, (), 1)
+        is_silent = not bool(self.table(self.right).weights.any())
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            if self._is_structural(wrong):
+            if is_silent or self._is_structural(wrong):
                 found += self._direct(((code, parameters),), wrong)
         return found
 
@@ -115,7 +134,8 @@ class Search:
 
     def _direct(self, mistakes: tuple[Named, ...], call: RotaryCall) -> list[Candidate]:
         """Return the candidate if `call` itself reproduces the sample."""
-        if is_repeated(call):
+        is_mixed = call.table_layout is not None  # of sparse rows, its table says nothing
+        if is_mixed or is_repeated(call) or not bool(self.table(call).weights.any()):
             error = self.evidence.sample_error(call)
         elif self.fits(call):
             table = self.table(call)
@@ -132,7 +152,10 @@ class Search:
         """Return candidates with `mistakes`, which made `call`, and at most so many more."""
         if not self.fits(call):
             return []
-        named = name_angles(self.table(call), call, self.measured(call), max_mistakes)
+        clues = self.measured(call)
+        if call.times > 1 and clues.gain is not None:
+            clues = replace(clues, gain=clues.gain ** (1 / call.times))  # of one rotation
+        named = name_angles(self.table(call), call, clues, max_mistakes)
         return [
             replace(candidate, mistakes=(*mistakes, *candidate.mistakes)) for candidate in named
         ]
@@ -140,13 +163,25 @@ class Search:
     def _double(self) -> list[Candidate]:
         found = self._name(self.right, (), 2)
         key = geometry_key(self.right)
+        is_unknown = not found and not self.fits(self.right) and self.clues.permutation is None
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            if not self._is_structural(wrong) or is_repeated(wrong):
+            is_twice = wrong.times == 2 and not is_repeated(wrong)
+            if not is_twice and (not self._is_structural(wrong) or is_repeated(wrong)):
                 continue
             first = ((code, parameters),)
+            if is_unknown and code != "layout_permuted" and not self.fits(wrong):
+                found += self._reordered(first, wrong)
             found += self._name(wrong, first, 1)
-            skip = next((group for group in EXCLUSIVE if code in group), (code,))
+            skip = tuple(name for group in EXCLUSIVE if code in group for name in group) or (code,)
             for other, (more, both) in wrong_calls(wrong, self.clues, skip):
                 if geometry_key(both) not in (key, geometry_key(wrong)):
                     found += self._direct((*first, (other, more)), both)
         return found
+
+    def _reordered(self, first: tuple[Named, ...], wrong: RotaryCall) -> list[Candidate]:
+        """Return the candidate with another order of the channels of a wrong call."""
+        permutation = measure_permutation(self.evidence, wrong)
+        if permutation is None:
+            return []
+        second = ("layout_permuted", {"permutation": [*permutation]})
+        return self._direct((*first, second), replace(wrong, permutation=permutation))

@@ -18,13 +18,13 @@ from rope_core.diagnosis.difference import (
     ratio,
 )
 from rope_core.diagnosis.explain import explain
-from rope_core.diagnosis.measured import from_angles, geometric_base
+from rope_core.diagnosis.measured import from_angles
 from rope_core.diagnosis.naming import name_angles, name_frequencies
 from rope_core.diagnosis.probe import next_probe
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis, Measured
 from rope_core.diagnosis.sample import choose_tokens
-from rope_core.diagnosis.slopes import measure
+from rope_core.diagnosis.slopes import geometric_base, measure
 from rope_core.diagnosis.table_evidence import TableEvidence
 from rope_core.errors import ConfigError, ShapeError
 from rope_core.hf import Resolved

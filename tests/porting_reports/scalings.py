@@ -69,9 +69,9 @@ def list_by_capacity() -> Report:
     return Report("phi-3-mini-128k-instruct", port.rotation(q, after, POSITIONS))
 
 
-@report(23, "PhiMoE never long in transformers 5", "measured", longrope_other_list="long")
+@report(23, "PhiMoE never long in transformers 5", "measured", config_of_other_version="4.57")
 def phimoe() -> Report:
-    """The numbers of 4.57, with the long factors; `config_of_other_version` is told also."""
+    """The numbers of 4.57, with the long factors."""
     short, long = [1.0 + 0.01 * i for i in range(32)], [1.0 + i for i in range(32)]
     block = {"type": "longrope", "short_factor": short, "long_factor": long}
     block |= {"short_mscale": 1.1, "long_mscale": 1.25, "original_max_position_embeddings": 4096}
@@ -101,8 +101,9 @@ def nan_frequencies() -> Report:
     return Report(rope, {"inv_freq": frequencies}, "unexplained")
 
 
-@report(26, "NTK factor without exponent", "diffusers", wrong_base=40_000.0)
+@report(26, "NTK factor without exponent", "diffusers", wrong_base=9782.36)
 def no_exponent() -> Report:
+    """The base that gives theirs, 40,000, with the exponent of NTK."""
     rope = {"head_dim": 128, "rope_type": "ntk", "factor": 4.0}
     return turned(rope, port.inv_freq(40_000.0, 128), 128)
 

@@ -182,12 +182,15 @@ def window_off_by_one(call: AttentionCall, clues: AttentionClues) -> Iterator[Wr
     """
     if call.window is None:
         return
+    ahead = call.window_ahead
     for step in (1, -1):
-        window, ahead = call.window + step, call.window_ahead
+        window = call.window + step
         if window >= 1:
             yield {"window": window}, replace(call, window=window)
-        if ahead is not None and ahead + step >= 0 and window >= 1:
-            yield {"window": window}, replace(call, window=window, window_ahead=ahead + step)
+            if ahead is not None:
+                both = replace(call, window=window, window_ahead=ahead + step)
+                yield {"window": window}, both
+                yield {"window": window}, replace(call, window_ahead=ahead + step)
 
 
 @mistake(
