@@ -135,7 +135,13 @@ class _Search:
         fitted = [t for code in self._numbered() for t in self._fitted(self.right, code)]
         trials = [self.right, *plain, *self._named_numbers(self.right), *fitted]
         if max_mistakes > 1 and not self._is_explained(trials):
-            for stage in (self._with_offset, self._plain_pairs, self._number_pairs):
+            for stage in (
+                self._with_offset,
+                self._plain_pairs,
+                self._number_pairs,
+                self._two_number_pairs,
+                self._rounded_pairs,
+            ):
                 trials += stage(plain, fitted)
                 if self._is_explained(trials):
                     break
@@ -333,18 +339,26 @@ class _Search:
         numbered = self._numbered()
         for trial in plain:
             code = trial.named[0][0]
-            if code in ROUNDED:
-                yield from self._named_numbers(trial)
-            elif code not in GAINS:
+            if code not in LAST:
                 for other in numbered:
                     if other not in HIDES.get(code, ()):
                         yield from self._fitted(trial, other)
-        for code in numbered:  # roundings hide a number: fitted as if angles were rounded
+
+    def _rounded_pairs(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
+        """Return pairs of a rounding and a number, which is fitted as if angles were rounded."""
+        for trial in plain:
+            if trial.named[0][0] in ROUNDED:
+                yield from self._named_numbers(trial)
+        for code in self._numbered():
             for step in sorted(set(HALF_STEP.values())):
                 for trial in self._nearly_fitted(code, step):
                     for last in ("exponent_width_wrong", *ROUNDED):
                         if last in self.codes:
                             yield from self._plain(trial, [last])
+
+    def _two_number_pairs(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
+        """Return pairs of two numbers that are fitted at once."""
+        numbered = self._numbered()
         if self.right.numbers.shape == self.few.shape:
             for place, one in enumerate(numbered):
                 for other in numbered[place + 1 :]:
