@@ -35,6 +35,9 @@ CAUTION = 9.0
 """Variances are taken to be larger than the residuals say, by this factor."""
 
 ROUNDS = 14
+LEAST_SHARE = 0.3
+"""A start is followed if so much of what it predicts is right."""
+
 STARTS = 2
 """How many of the best starts are followed."""
 
@@ -120,7 +123,8 @@ class _Grid:
         weights = evidence.weights / (1 + self.deviation + (noise / 0.3).square()).square()
         likeness = evidence.likeness(evidence.residual(self.smooth))
         score = -(likeness * weights).sum(1)  # what changes much tells nothing, and counts nothing
-        order = score.argsort()[:STARTS].tolist()
+        share = -score / weights.sum(1).clamp_min(1e-300)
+        order = [place for place in score.argsort()[:STARTS].tolist() if share[place] > LEAST_SHARE]
         return [(self.values[place], self.spreads[place]) for place in order]
 
 
@@ -208,7 +212,7 @@ def refine(
         covariance = torch.linalg.pinv(information, hermitian=True) * CAUTION
         moves = (covariance @ gradient / CAUTION).tolist()
         values = [_moved(n, v, by) for n, v, by in zip(numbers, values, moves, strict=True)]
-        if turn >= 4 and float(scale) > MAX_MISFIT:
+        if turn >= 3 and float(scale) > MAX_MISFIT:
             break
         moved = max(abs(by) / wide for by, wide in zip(moves, spread, strict=True))
         is_settled = bool((is_used == (known & (noise < MAX_PHASE))).all())
