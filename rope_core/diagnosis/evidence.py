@@ -21,9 +21,17 @@ class Evidence(Protocol):
     A call's numbers are flat, `[m]`.
     """
 
-    tolerance: float
-    weights: Tensor
-    """float64 `[m]`: mean 1."""
+    @property
+    def tolerance(self) -> float:
+        """Largest relative error that is no difference."""
+
+    @property
+    def weights(self) -> Tensor:
+        """Return how much each number counts, float64 `[m]`."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of `numbers`."""
 
     def numbers(self, call: RotaryCall) -> Tensor:
         """Return what the call gives, as the evidence has it: complex128, or float64."""
@@ -50,7 +58,10 @@ class Angles:
 
     table: AngleTable
     weights: Tensor
+    """float64 `[m]`: mean 1, unless single numbers have nearly all weight."""
+
     phase: Tensor
+    """float64 `[m]`: the angles, in (-pi, pi]."""
 
     @classmethod
     def of(cls, table: AngleTable) -> "Angles":
@@ -61,6 +72,10 @@ class Angles:
     @property
     def tolerance(self) -> float:
         return self.table.tolerance
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.table.z.shape
 
     def numbers(self, call: RotaryCall) -> Tensor:
         return predict(call, self.table.index)
@@ -93,6 +108,10 @@ class Frequencies:
     @property
     def weights(self) -> Tensor:
         return ((self.row != 0) & self.row.isfinite()).double()
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.row.shape
 
     def numbers(self, call: RotaryCall) -> Tensor:
         inv_freq = call.rope.frequency_table.inv_freq
@@ -175,4 +194,5 @@ def few_tokens(table: AngleTable, count: int) -> Tensor:
     spread = torch.linspace(0, last, count // 2).round().long()
     doubled = torch.tensor([min(3 * 2**step // 2, last) for step in range(count)])
     chosen = torch.cat((first, spread, spread - 1, doubled)).clamp_min(0)
-    return order[chosen[: len(first) + count].unique()]
+    picked: Tensor = torch.unique(chosen[: len(first) + count])
+    return order[picked]

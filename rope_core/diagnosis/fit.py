@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -35,6 +35,9 @@ CAUTION = 9.0
 """Variances are taken to be larger than the residuals say, by this factor."""
 
 ROUNDS = 14
+LEAST_SHARE = 0.3
+"""A start is followed if so much of what it predicts is right."""
+
 STARTS = 2
 """How many of the best starts are followed."""
 
@@ -120,14 +123,15 @@ class _Grid:
         weights = evidence.weights / (1 + self.deviation + (noise / 0.3).square()).square()
         likeness = evidence.likeness(evidence.residual(self.smooth))
         score = -(likeness * weights).sum(1)  # what changes much tells nothing, and counts nothing
-        order = score.argsort()[:STARTS].tolist()
+        share = -score / weights.sum(1).clamp_min(1e-300)
+        order = [place for place in score.argsort()[:STARTS].tolist() if share[place] > LEAST_SHARE]
         return [(self.values[place], self.spreads[place]) for place in order]
 
 
 def _gaps(number: Number, axis: Sequence[float]) -> dict[float, float]:
     """Return the distance of each start from the farther of its neighbours."""
     points = [_coordinate(number, value) for value in axis]
-    gaps = [b - a for a, b in zip(points, points[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(points)]
     around = zip([0.0, *gaps], [*gaps, 0.0], strict=True)
     return {value: max(*near) or 1.0 for value, near in zip(axis, around, strict=True)}
 
@@ -208,7 +212,7 @@ def refine(
         covariance = torch.linalg.pinv(information, hermitian=True) * CAUTION
         moves = (covariance @ gradient / CAUTION).tolist()
         values = [_moved(n, v, by) for n, v, by in zip(numbers, values, moves, strict=True)]
-        if turn >= 4 and float(scale) > MAX_MISFIT:
+        if turn >= 3 and float(scale) > MAX_MISFIT:
             break
         moved = max(abs(by) / wide for by, wide in zip(moves, spread, strict=True))
         is_settled = bool((is_used == (known & (noise < MAX_PHASE))).all())
@@ -262,5 +266,5 @@ def round_values(number: Number, value: float) -> list[float]:
         return list(dict.fromkeys([*near, float(round(value))]))
     if number.is_ratio and value > 0:
         near.insert(1, 2.0 ** round(math.log2(value)))
-        near.insert(2, 1 / max(1, round(1 / value)) if value < 1 else float(round(value)))
+        near += [1 / max(1, round(1 / value)) if value < 1 else float(round(value))]
     return [one for one in dict.fromkeys(near) if abs(one / value - 1) < 0.03]

@@ -25,8 +25,8 @@ from rope_core.diagnosis.evidence import (
     in_float64,
     subset,
 )
-from rope_core.diagnosis.fit import fit, refine, round_values
-from rope_core.diagnosis.mistake import CODES, MISTAKES, Mistake
+from rope_core.diagnosis.fit import Build, fit, refine, round_values
+from rope_core.diagnosis.mistake import CODES, MISTAKES, Number
 from rope_core.diagnosis.ranking import Candidate
 from rope_core.errors import ConfigError
 
@@ -114,6 +114,8 @@ def _codes(kind: str) -> tuple[str, ...]:
 
 
 class _Search:
+    """Looks for mistakes in a few tokens, and compares the best with all of them."""
+
     def __init__(
         self,
         few: Evidence,
@@ -133,7 +135,13 @@ class _Search:
         fitted = [t for code in self._numbered() for t in self._fitted(self.right, code)]
         trials = [self.right, *plain, *self._named_numbers(self.right), *fitted]
         if max_mistakes > 1 and not self._is_explained(trials):
-            for stage in (self._with_offset, self._plain_pairs, self._number_pairs):
+            for stage in (
+                self._with_offset,
+                self._plain_pairs,
+                self._number_pairs,
+                self._two_number_pairs,
+                self._rounded_pairs,
+            ):
                 trials += stage(plain, fitted)
                 if self._is_explained(trials):
                     break
@@ -192,28 +200,41 @@ class _Search:
         a, b = one.numbers, other.numbers
         return a.shape == b.shape and bool((a - b).abs().max() < 1e-12 * b.abs().max())
 
-    def _fitted(self, base: Trial, code: str, step: float = 0) -> Iterator[Trial]:
+    def _fitted(self, base: Trial, code: str) -> Iterator[Trial]:
         """Return the calls with the fitted number of a mistake."""
-        number = MISTAKES[code].number
-        assert number is not None, "the caller has asked"
-        if number.value(base.call) is None or base.numbers.shape != self._shape:
+        number = _number(code)
+        if number.value(base.call) is None or base.numbers.shape != self.few.shape:
             return
 
         def build(values: Sequence[float], call: RotaryCall = base.call) -> RotaryCall:
             return number.vary(call, values[0])  # type: ignore[no-any-return]
 
         exact = partial(build, call=in_float64(base.call))
-        values = fit(self.few, exact, [number], base.call, step)
+        values = fit(self.few, exact, [number], base.call)
         if values is not None:
             yield from self._rounded(base, [code], build, values)
 
-    @property
-    def _shape(self) -> torch.Size:
-        few = self.few
-        return few.table.z.shape if isinstance(few, Angles) else few.row.shape  # type: ignore[attr-defined]
+    def _nearly_fitted(self, code: str, step: float) -> Iterator[Trial]:
+        """Return the calls with numbers that fit nearly, if angles are rounded by `step`."""
+        number = _number(code)
+        if self.right.numbers.shape != self.few.shape:
+            return
+
+        def build(values: Sequence[float], call: RotaryCall = self.call) -> RotaryCall:
+            return number.vary(call, values[0])  # type: ignore[no-any-return]
+
+        values = fit(
+            self.few, partial(build, call=in_float64(self.call)), [number], self.call, step
+        )
+        if values is not None:
+            for value in dict.fromkeys((*round_values(number, values[0]), values[0])):
+                is_odd = value == values[0]
+                trial = self._number_trial(self.right, [code], build, [value], is_odd)
+                if trial is not None:
+                    yield trial
 
     def _rounded(
-        self, base: Trial, codes: Sequence[str], build: Any, values: Sequence[float]
+        self, base: Trial, codes: Sequence[str], build: Build, values: Sequence[float]
     ) -> Iterator[Trial]:
         """Return the call with plain numbers near the fitted ones, or with the fitted ones."""
         best = self._number_trial(base, codes, build, values, True)
@@ -223,8 +244,7 @@ class _Search:
         chosen = list(values)
         is_odd = False
         for place, code in enumerate(codes):
-            number = MISTAKES[code].number
-            assert number is not None, "fitted codes have one"
+            number = _number(code)
             for plain in round_values(number, chosen[place]):
                 tried = [*chosen[:place], plain, *chosen[place + 1 :]]
                 if len(codes) > 1:
@@ -239,17 +259,16 @@ class _Search:
         yield replace(best, is_odd=is_odd or base.is_odd)
 
     def _refit(
-        self, base: Trial, codes: Sequence[str], build: Any, values: Sequence[float], fixed: int
+        self, base: Trial, codes: Sequence[str], build: Build, values: Sequence[float], fixed: int
     ) -> list[float]:
         """Return both numbers, the one that is not fixed fitted again."""
         free = 1 - fixed
-        number = MISTAKES[codes[free]].number
-        assert number is not None, "fitted codes have one"
+        number = _number(codes[free])
 
         def one(values_: Sequence[float]) -> RotaryCall:
             both = list(values)
             both[free] = values_[0]
-            return build(both)  # type: ignore[no-any-return]
+            return build(both)
 
         both = list(values)
         with suppress(ConfigError):
@@ -258,10 +277,12 @@ class _Search:
         return both
 
     def _number_trial(
-        self, base: Trial, codes: Sequence[str], build: Any, values: Sequence[float], is_odd: bool
+        self, base: Trial, codes: Sequence[str], build: Build, values: Sequence[float], is_odd: bool
     ) -> Trial | None:
         with suppress(ConfigError):
-            if any(_is_neutral(_number(c), base.call, v) for c, v in zip(codes, values, strict=True)):
+            if any(
+                _is_neutral(_number(c), base.call, v) for c, v in zip(codes, values, strict=True)
+            ):
                 return None
             call = build(values)
             named = [
@@ -274,7 +295,12 @@ class _Search:
     def _with_offset(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
         """Return pairs with the offset of positions that was measured, if one was."""
         offset = self.clues.position_offset
-        if offset is None or OFFSET not in self.codes or abs(offset) < 0.5 or len(self.call.positions) > 1:
+        if (
+            offset is None
+            or OFFSET not in self.codes
+            or abs(offset) < 0.5
+            or len(self.call.positions) > 1
+        ):
             return
         near = round(offset)
         base = self._number_trial(self.right, [OFFSET], self._offset_call, [near], False)
@@ -290,32 +316,50 @@ class _Search:
 
     def _plain_pairs(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
         """Return pairs of which at most the first has a fitted number."""
+        numbered = self._numbered()
+        explaining: set[str] = set()
         for trial in plain:
             place = _order(trial.named[0][0])
-            yield from self._plain(trial, [code for code in self.codes if _order(code) > place])
+            later = [code for code in self.codes if _order(code) > place]
+            for pair in self._plain(trial, later):
+                if pair.error <= self.few.tolerance / 10:
+                    explaining |= {code for code, _ in pair.named}
+                yield pair
+        for trial in plain:  # a number may explain as much as one of the two
+            if trial.named[0][0] in explaining and trial.named[0][0] not in LAST:
+                for code in numbered:
+                    yield from self._fitted(trial, code)
         for trial in fitted:
             hidden = [code for code, others in HIDES.items() if trial.named[0][0] in others]
-            later = (*hidden, *LAST)
-            yield from self._plain(trial, [code for code in later if code in self.codes])
+            made_last = [code for code in (*hidden, *LAST) if code in self.codes]
+            yield from self._plain(trial, made_last)
 
     def _number_pairs(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
         """Return pairs with a number that is fitted to a call with another mistake."""
         numbered = self._numbered()
         for trial in plain:
             code = trial.named[0][0]
-            if code in ROUNDED:
-                yield from self._named_numbers(trial)
-            elif code not in GAINS:
+            if code not in LAST:
                 for other in numbered:
                     if other not in HIDES.get(code, ()):
                         yield from self._fitted(trial, other)
-        for code in numbered:  # roundings hide a number: fitted as if angles were rounded
+
+    def _rounded_pairs(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
+        """Return pairs of a rounding and a number, which is fitted as if angles were rounded."""
+        for trial in plain:
+            if trial.named[0][0] in ROUNDED:
+                yield from self._named_numbers(trial)
+        for code in self._numbered():
             for step in sorted(set(HALF_STEP.values())):
-                for trial in self._fitted(self.right, code, step):
+                for trial in self._nearly_fitted(code, step):
                     for last in ("exponent_width_wrong", *ROUNDED):
                         if last in self.codes:
                             yield from self._plain(trial, [last])
-        if self.right.numbers.shape == self._shape:
+
+    def _two_number_pairs(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
+        """Return pairs of two numbers that are fitted at once."""
+        numbered = self._numbered()
+        if self.right.numbers.shape == self.few.shape:
             for place, one in enumerate(numbered):
                 for other in numbered[place + 1 :]:
                     yield from self._two_numbers(one, other)
@@ -367,15 +411,17 @@ def _order(code: str) -> tuple[int, int]:
     return stage, CODES.index(code)
 
 
-def _is_neutral(number: Any, call: RotaryCall, value: float) -> bool:
+def _is_neutral(number: Number, call: RotaryCall, value: float) -> bool:
     """Tell whether a number is the one that the call has already."""
     right = number.value(call)
     return right is not None and abs(value - right) <= NEUTRAL * max(abs(right), 1)
 
 
-def _number(code: str) -> Any:
-    return MISTAKES[code].number
+def _number(code: str) -> Number:
+    number = MISTAKES[code].number
+    assert number is not None, "the caller has a code with a number"
+    return number
 
 
-def _plain_number(number: Any, value: float) -> float | int:
+def _plain_number(number: Number, value: float) -> float | int:
     return round(value) if number.is_whole else float(value)

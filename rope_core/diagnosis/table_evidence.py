@@ -61,24 +61,34 @@ def check(cos: Tensor, sin: Tensor) -> None:
         raise ShapeError("sin", f"of the dtype of 'cos', {dtype_of(cos)}", dtype_of(sin))
 
 
-def pair_columns(table: Tensor, pairs: int, tolerance: float) -> Tensor:
+def pair_columns(table: Tensor, expected: Tensor, tolerance: float) -> Tensor:
     """Return one column for each pair of `table` `[T, 2, m]`: a repetition is dropped.
 
     Args:
         table: cosine and sine, with m columns.
-        pairs: how many pairs are expected: so many columns are not looked at for a repetition.
+        expected: the right table, `[T, 2, n]`. Of as many columns, a repetition is one only if the
+            right table has none.
         tolerance: largest relative difference of columns that are the same.
     """
     columns = table.shape[-1]
-    if columns == pairs or columns % 2:
+    if columns == expected.shape[-1] and _first_of_repeated(expected, tolerance) is not None:
         return table
-    halves = table.unflatten(-1, (2, columns // 2))
-    neighbours = table.unflatten(-1, (columns // 2, 2))
-    for first, second in (halves.unbind(-2), neighbours.unbind(-1)):
+    found = _first_of_repeated(table, tolerance)
+    return table if found is None else found
+
+
+def _first_of_repeated(table: Tensor, tolerance: float) -> Tensor | None:
+    """Return the columns that are repeated by halves or by neighbours; None if they are not."""
+    columns = table.shape[-1]
+    if columns % 2:
+        return None
+    halves = table.chunk(2, -1)
+    neighbours = table[..., 0::2], table[..., 1::2]
+    for first, second in (halves, neighbours):
         difference = (first.double() - second.double()).square().sum()
         if float(difference) <= (tolerance / 4) ** 2 * float(first.double().square().sum()):
             return first
-    return table
+    return None
 
 
 def padded(table: Tensor, pairs: int) -> Tensor:
@@ -89,4 +99,3 @@ def padded(table: Tensor, pairs: int) -> Tensor:
     still = torch.zeros((len(table), 2, missing), dtype=table.dtype)
     still[:, 0] = 1
     return torch.cat((table, still), -1)
-

@@ -71,7 +71,7 @@ def diagnose_table(
     if tolerance is None:
         tolerance = default_tolerance(cos.dtype, _rms_angle(right))
     flat = torch.stack((cos, sin), -2).reshape(-1, 2, cos.shape[-1])  # [T, 2, m]
-    got = table_evidence.pair_columns(flat, pairs, tolerance)
+    got = table_evidence.pair_columns(flat, expected, tolerance)
     width = max(pairs, got.shape[-1])
     shown, wanted = table_evidence.padded(got, width), table_evidence.padded(expected, width)
     wrong_tokens, wrong_pairs, right_tokens, right_pairs = channel_energies(shown, wanted)

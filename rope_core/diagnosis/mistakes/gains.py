@@ -7,7 +7,6 @@ from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import Number, Wrong, mistake
 from rope_core.diagnosis.mistakes.changes import each, gain
 
-
 NEUTRAL = 1e-3
 """Gains that differ by less are the same."""
 
@@ -82,5 +81,8 @@ def gain_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     MLX: yarn_get_mscale of the model file.
     Source: imp #880, llama.cpp #7118 and #17945, atlas #342.
     """
-    if clues.gain is not None and abs(clues.gain - gain(call)) > NEUTRAL * abs(gain(call)):
-        yield from each("gain", (clues.gain,), call, lambda value: with_gain(call, value))
+    if clues.gain is None or not call.times:
+        return
+    found = clues.gain ** (1 / call.times)
+    if abs(found - gain(call)) > NEUTRAL * abs(gain(call)):
+        yield from each("gain", (found,), call, lambda value: with_gain(call, value))

@@ -18,7 +18,9 @@ from rope_core.frequencies import VARIANTS
 UNSCALED = ("default", "xpos", "inv_freq")
 FACTORS = {
     **dict.fromkeys(("linear", "ntk", "ntk_mixed", "dynamic", "yarn", "llama3"), "factor"),
-    **{"ntk_alpha": "alpha", "longrope": "factor", "proportional": "factor"},
+    "ntk_alpha": "alpha",
+    "longrope": "factor",
+    "proportional": "factor",
 }
 """The parameter that says by how much a variant scales."""
 
@@ -203,8 +205,7 @@ def original_length_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 @mistake(
     *EVERY,
-    text="truncate of YaRN, which rounds the bounds of the ramp to whole pairs, is {truncate} instead"
-    " of {expected_truncate}.",
+    text="YaRN's truncate, which rounds the bounds of the ramp to whole pairs, is {truncate}.",
     remedy="Follow truncate of the scaling block: true by default, false for gpt-oss.",
 )
 def truncate_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
