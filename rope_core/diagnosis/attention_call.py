@@ -215,7 +215,9 @@ def _sequences(call: Attend) -> tuple[Sequence, ...]:
             of_mask = 0, queries, keys
         sequences.append(Sequence(of_mask[0], queries, keys, of_mask[1], of_mask[2]))
         first_query, first_key = queries.stop, keys.stop
-    return tuple(sequence for sequence in sequences if sequence.queries.stop > sequence.queries.start)
+    return tuple(
+        sequence for sequence in sequences if sequence.queries.stop > sequence.queries.start
+    )
 
 
 def _index(x: Tensor, index: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:

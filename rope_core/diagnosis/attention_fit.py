@@ -122,9 +122,7 @@ def _fit_field(
     values = torch.tensor(starts, dtype=torch.float64)
     result = simulate(replace(call, **{name: values.view(-1, 1, 1, 1)}), parts[0])
     start = starts[int(errors_of(result, parts[0]).argmin())]
-    found = fitted(
-        lambda value: replace(call, **{name: value}), start, parts, limit, named=named
-    )
+    found = fitted(lambda value: replace(call, **{name: value}), start, parts, limit, named=named)
     right = getattr(call, name)
     if found is None or (right is not None and abs(found.value / right - 1) < SAME):
         return None

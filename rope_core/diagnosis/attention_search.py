@@ -124,9 +124,7 @@ class AttentionSearch:
         plain = [wrong for wrong in of_attention if wrong.mistakes[0][0] not in FITTED]
         return found, plain, of_rotation
 
-    def pairs(
-        self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]
-    ) -> list[Candidate]:
+    def pairs(self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]) -> list[Candidate]:
         """Return the calls with two mistakes that are within the tolerance."""
         found = self._within(self._with_attention((*of_attention, *of_rotation)))
         if not self.is_settled(found):
@@ -199,8 +197,14 @@ class AttentionSearch:
                 continue
             if codes is not None and code not in codes:
                 continue
-            if base.mistakes and (code == "gain_wrong" or (is_long and code != "wrong_base")):
+            if base.mistakes and is_long and code != "wrong_base":
                 continue
+            if (
+                base.mistakes
+                and code == "gain_wrong"
+                and first.rope.rotary_dim == base.call.head_dim
+            ):
+                continue  # a scale of scores, which is told already
 
             def change(value: float, number: Number = number) -> AttentionCall:
                 sides = {side: number.vary(call, value) for side, call in rotations.items()}

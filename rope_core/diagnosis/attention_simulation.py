@@ -165,7 +165,9 @@ def _attend(
     of_keys = weights.sum(-1)
     total = of_keys if sinks is None else of_keys + (sinks - top).exp()
     values = _values(call, part, keys)  # [h, keys, Dv]
-    out = weights @ values.to(weights.dtype) / total.masked_fill(total == 0, 1)[..., None]  # [..., h, n, Dv]
+    out = (
+        weights @ values.to(weights.dtype) / total.masked_fill(total == 0, 1)[..., None]
+    )  # [..., h, n, Dv]
     out = out.transpose(-2, -3)
     if call.rotates_back and call.q is not None:
         out = _rotate(out, 1 / _factors(call, call.q, part.queries, part.heads), call.q)
@@ -262,9 +264,7 @@ def rotated(
     return x
 
 
-def _factors(
-    call: AttentionCall, rotation: RotaryCall, tokens: Tensor, heads: Tensor
-) -> Tensor:
+def _factors(call: AttentionCall, rotation: RotaryCall, tokens: Tensor, heads: Tensor) -> Tensor:
     """Return gain * exp(i angle) of one application, complex128 `[T or 1, h or 1, n]`."""
     once = replace(rotation, times=1)
     if call.frequencies is not None:

@@ -31,7 +31,9 @@ def explain(
     return tuple(
         Explanation(
             mistakes=tuple(
-                NamedMistake(code=code, parameters=dict(given), text=_text(code, given, right, expected))
+                NamedMistake(
+                    code=code, parameters=dict(given), text=_text(code, given, right, expected)
+                )
                 for code, given in candidate.mistakes
             ),
             relative_error=candidate.relative_error,

@@ -35,9 +35,7 @@ def scale_wrong(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
         "Scores are multiplied by {scale}, without the factor of YaRN's mscale_all_dim; the "
         "right factor is {expected_scale}."
     ),
-    remedy=(
-        "Multiply the softmax scale by M * M, with M = 0.1 * mscale_all_dim * ln(factor) + 1."
-    ),
+    remedy=("Multiply the softmax scale by M * M, with M = 0.1 * mscale_all_dim * ln(factor) + 1."),
 )
 def softmax_scale_missing_mscale(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The softmax scale lacks the square of YaRN's mscale (DeepSeek-V2, V3 and relatives).
