@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,9 +121,15 @@ def _fit_field(
 ) -> Fitted | None:
     """Return the scale or the softcap that fits best; None if it is that of the call."""
     values = torch.tensor(starts, dtype=torch.float64)
-    result = simulate(replace(call, **{name: values.view(-1, 1, 1, 1)}), parts[0])
+    fields: dict[str, Any] = {name: values.view(-1, 1, 1, 1)}
+    result = simulate(replace(call, **fields), parts[0])
     start = starts[int(errors_of(result, parts[0]).argmin())]
-    found = fitted(lambda value: replace(call, **{name: value}), start, parts, limit, named=named)
+
+    def change(value: float) -> AttentionCall:
+        field: dict[str, Any] = {name: value}
+        return replace(call, **field)
+
+    found = fitted(change, start, parts, limit, named=named)
     right = getattr(call, name)
     if found is None or (right is not None and abs(found.value / right - 1) < SAME):
         return None
@@ -201,6 +208,51 @@ def _least_squares(
         if abs(by) < CONVERGED * (1 if is_ratio else max(1.0, abs(value))):
             break
     return value
+
+
+def two_numbers(
+    change: Callable[[float, float], AttentionCall],
+    start: tuple[float, float],
+    parts: Sequence[Part],
+    limit: float,
+) -> tuple[float, float] | None:
+    """Return two numbers that fit together, None if none do.
+
+    Args:
+        change: makes a call of the number of a rope, and of the scale of the scores.
+        start: where the search starts; both differ by ratios.
+        parts: the evidence, a small part first.
+        limit: relative error above which numbers do not fit.
+    """
+    values = list(start)
+    for some, steps in ((parts[:1], PROBE_STEPS + 4), (parts, STEPS)):
+        for number in range(steps):
+            moved = [(values[0] * (1 + ROPE_STEP), values[1]), (values[0], values[1] * (1 + STEP))]
+            normal, side = torch.zeros(2, 2).double(), torch.zeros(2).double()
+            error = norm = 0.0
+            one, others = change(values[0], values[1]), [change(*pair) for pair in moved]
+            for part in some:
+                out = simulate(one, part).out
+                slopes = torch.stack(
+                    [
+                        ((simulate(other, part).out - out) / step).flatten()
+                        for other, step in zip(others, (ROPE_STEP, STEP), strict=True)
+                    ]
+                )
+                normal += slopes @ slopes.T
+                side += slopes @ (part.out - out).flatten()
+                error += float((part.out - out).square().sum())
+                norm += float(out.square().sum())
+            if error > FAR[min(number // 2, len(FAR) - 1)] ** 2 * norm:
+                return None
+            damping = 1e-9 * torch.eye(2).double() * normal.diagonal().sum().clamp(min=1e-12)
+            moves = torch.linalg.solve(normal + damping, side).clamp(-0.4, 0.4).tolist()
+            values = [value * math.exp(move) for value, move in zip(values, moves, strict=True)]
+            if max(map(abs, moves)) < CONVERGED:
+                break
+        if not error_of_out(change(values[0], values[1]), some) <= limit:
+            return None
+    return values[0], values[1]
 
 
 def plain_numbers(value: float) -> list[float]:

@@ -1,6 +1,5 @@
 """Which mistakes, one or two at once, reproduce the evidence of attention."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,9 @@ from rope_core.diagnosis.attention_fit import (
     fitted,
     measure,
     named_scales,
+    plain_numbers,
     relative_error,
+    two_numbers,
 )
 from rope_core.diagnosis.attention_simulation import (
     Part,
@@ -42,6 +43,9 @@ INVISIBLE = ("layout_permuted", "position_offset")
 
 FITTED = {"scale_wrong": "scale", "softcap_wrong": "softcap", "lse_shifted": "lse_shift"}
 """Mistakes of attention whose parameter is fitted, and the clue that has it."""
+
+SCALE_RATIOS = (0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0, 8.0, 11.3)
+"""Scales of scores relative to the right one, near to one of which most code is."""
 
 MANY_KEYS = 256
 """Keys of a probe from which on only bases are fitted together with another mistake."""
@@ -129,6 +133,8 @@ class AttentionSearch:
         found = self._within(self._with_attention((*of_attention, *of_rotation)))
         if not self.is_settled(found):
             found += self._within(self._with_fitted_rotation(of_attention))
+        if not self.is_settled(found):
+            found += self._within(self._scale_and_rotation())
         return found
 
     def is_settled(self, found: Sequence[Candidate]) -> bool:
@@ -303,6 +309,57 @@ class AttentionSearch:
         offsets, stacked, _ = self.grids[name]
         errors = errors_of(simulate_products(call, part, stacked), part)
         return [offsets[i] for i in errors.argsort()[:NUM_OFFSETS].tolist()]
+
+    def _scale_and_rotation(self) -> Iterator[Wrong]:
+        """Return calls with another scale of the scores, and a fitted number of the rotation."""
+        right = Wrong((), self.right)
+        tried: set[tuple[str, str, int]] = set()
+        for ratio in SCALE_RATIOS:
+            scaled = replace(self.right, scale=self.right.scale * ratio)
+            for wrong in self._offsets(Wrong((), scaled)):
+                offset = wrong.mistakes[0][1]
+                name = "position_offset", str(offset["side"]), int(offset["offset"])
+                if name not in tried:
+                    tried.add(name)
+                    unscaled = replace(wrong, call=replace(wrong.call, scale=self.right.scale))
+                    yield from self._scaled(unscaled)
+            for code, mistake in _of_rotations(self.right):
+                number = mistake.number
+                if number is None or not number.is_ratio or code == "gain_wrong":
+                    continue
+                first = next(iter(_rotations(self.right).values()))
+                if number.value(first) is None:
+                    continue
+                yield from self._number_and_scale(right, code, number, scaled)
+
+    def _number_and_scale(
+        self, right: Wrong, code: str, number: Number, scaled: AttentionCall
+    ) -> Iterator[Wrong]:
+        rotations = _rotations(self.right)
+
+        def change(value: float, scale: float = scaled.scale) -> AttentionCall:
+            sides: dict[str, Any] = {
+                side: number.vary(call, value) for side, call in rotations.items()
+            }
+            return replace(self.right, **sides, scale=scale)
+
+        with suppress(ConfigError):
+            for start in self._starts(code, number, scaled, change)[:1]:
+                found = two_numbers(change, (start, scaled.scale), self.parts, self._limit)
+                if found is not None:
+                    value: float | int = round(found[0]) if number.is_whole else found[0]
+                    for near in plain_numbers(value):
+                        if abs(near / value - 1) < 1e-5 and not number.is_whole:
+                            value = near
+                            break
+                    call = change(value, self.right.scale)
+                    yield from self._scaled(right.add(code, {number.parameter: value}, call))
+
+    def _scaled(self, base: Wrong) -> Iterator[Wrong]:
+        """Add the scale that fits best."""
+        for wrong in self._of_attention(base):
+            if wrong.mistakes[-1][0] in ("scale_wrong", "softcap_wrong"):
+                yield wrong
 
     def _with_attention(self, singles: Sequence[Wrong]) -> Iterator[Wrong]:
         """Add each mistake of attention that changes something else."""

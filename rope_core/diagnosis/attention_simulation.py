@@ -32,7 +32,7 @@ class KvHeads:
     @classmethod
     def of(cls, kv_heads: Tensor, kept: Tensor) -> "KvHeads":
         """Return the kv heads of query heads, int64 `[h]`; a part has those in `kept`."""
-        numbers, of_heads = kv_heads.unique(return_inverse=True)
+        numbers, of_heads = torch.unique(kv_heads, return_inverse=True)
         return cls(numbers, torch.searchsorted(kept, numbers), of_heads)
 
     def of_head(self, head: int) -> "KvHeads":
@@ -287,10 +287,10 @@ def _rotate(x: Tensor, factors: Tensor, rotation: RotaryCall) -> Tensor:
     end, width = start + rope.rotary_dim, rope.rotary_dim // rope.blocks
     table_layout = rotation.table_layout or rope.layout
     c, s = (
-        expand_to_channels(t.unflatten(-1, (rope.blocks, -1)), table_layout, width)
+        expand_to_channels(t.view(*t.shape[:-1], rope.blocks, -1), table_layout, width)
         for t in (factors.real, factors.imag)
     )
-    y = x[..., start:end].unflatten(-1, (rope.blocks, width))
+    y = x[..., start:end].reshape(*x.shape[:-1], rope.blocks, width)
     if rope.layout == "interleaved_to_half":
         y = deinterleave(y)
     y = (y * c + rotate_half(y, rope.layout) * s).flatten(-2)

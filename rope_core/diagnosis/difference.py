@@ -80,7 +80,8 @@ def worst_element(got: Tensor, expected: Tensor) -> tuple[float | None, WorstEle
         if float(value) > largest:
             largest, where = float(value), start + int(index)
         start += len(got_part)
-    index_of, rest = [], where
+    index_of: list[int] = []
+    rest = where
     for size in reversed(got.shape):
         index_of.insert(0, rest % size)
         rest //= size

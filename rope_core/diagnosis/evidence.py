@@ -91,9 +91,7 @@ class Frequencies:
     def numbers(self, call: RotaryCall) -> Tensor:
         inv_freq = call.rope.frequency_table.inv_freq
         if call.frequencies_dtype is not None:
-            exact = (
-                inv_freq if call.arithmetic_dtype is None else inv_freq.to(call.arithmetic_dtype)
-            )
+            exact = inv_freq if call.arithmetic_dtype is None else inv_freq.to(call.arithmetic_dtype)
             inv_freq = exact.to(call.frequencies_dtype)
         sign = -1 if call.rope.negative else 1
         return inv_freq.double() * call.positions[0, 0] * sign

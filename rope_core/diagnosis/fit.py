@@ -142,9 +142,7 @@ def refine(
         weights = evidence.weights[is_used] / noise[is_used].square()
         # residuals far above the rounding are no errors of the numbers: they count less
         scale = (residual / noise[is_used]).abs().median().clamp_min(1.0)
-        weights = (
-            weights / scale.square() / (1 + (residual / (3 * scale * noise[is_used])).square())
-        )
+        weights = weights / scale.square() / (1 + (residual / (3 * scale * noise[is_used])).square())
         prior = torch.diag(1 / torch.tensor(spread, dtype=torch.float64).square())
         information = prior + (used * weights) @ used.T
         moves = torch.linalg.solve(information, (used * weights) @ residual).tolist()

@@ -267,9 +267,7 @@ class _Search:
         found = []
         for of_count in by_count:
             good = [t for t in of_count if t.error <= 4 * self.whole.tolerance]
-            good = sorted(
-                good, key=lambda t: (t.error > self.few.tolerance / 20, t.is_odd, t.error)
-            )
+            good = sorted(good, key=lambda t: (t.error > self.few.tolerance / 20, t.is_odd, t.error))
             for trial in good[:VERIFIED]:
                 call = self._on_whole(trial.call)
                 found.append(

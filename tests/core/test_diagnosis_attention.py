@@ -1,4 +1,4 @@
-"""Diagnose attention: evidence of a small float64 attention that shares no code with the product."""
+"""Diagnose attention, with evidence of a small attention that shares no code with the product."""
 
 import math
 from typing import Any
@@ -80,7 +80,7 @@ def theirs(q: Tensor, k: Tensor, v: Tensor, **wrong: Any) -> tuple[Tensor, Tenso
     return out.float(), lse.transpose(1, 2).float()
 
 
-def tensors(num_queries: int = S) -> dict[str, Tensor]:
+def tensors(num_queries: int = S) -> dict[str, Any]:
     """Return q, k and v."""
     numbers = torch.Generator().manual_seed(7)
     q = 3 * torch.randn(1, num_queries, H, D, generator=numbers)
@@ -209,13 +209,14 @@ def test_noise_is_not_explained() -> None:
     given = tensors()
     out, _ = theirs(**given)
     noise = torch.randn(out.shape, generator=torch.Generator().manual_seed(3))
-    found = diagnose(ROPE, **given, out=out + 0.01 * out.std() * noise)
+    wrong = out + 0.01 * out.std() * noise
+    found = diagnose(ROPE, **given, out=wrong, max_mistakes=1)
     assert (found.verdict, found.explanations) == ("unexplained", ())
     assert found.next_probe is not None
 
 
 def test_one_key_proves_nothing() -> None:
-    given = {name: x[:, :1] for name, x in tensors().items()}
+    given: dict[str, Any] = {name: x[:, :1] for name, x in tensors().items()}
     found = diagnose(ROPE, **given, out=given["v"].repeat_interleave(H // HKV, 2))
     assert found.verdict == "agrees"
     assert found.next_probe is not None
@@ -239,7 +240,7 @@ def test_zeros_agree_with_zeros() -> None:
 
 
 def test_half_precision_grows_with_the_scores() -> None:
-    half = {name: x.to(torch.bfloat16) for name, x in tensors().items()}
+    half: dict[str, Any] = {name: x.to(torch.bfloat16) for name, x in tensors().items()}
     out, _ = theirs(**half)
     small = diagnose(ROPE, **half, out=out.bfloat16())
     large = diagnose(ROPE, **half | {"q": 10 * half["q"]}, out=out.bfloat16(), max_mistakes=1)

@@ -40,10 +40,7 @@ def axes_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     axes = call.rope.num_axes
     if axes == 1:
         return
-    yield (
-        {"positions": "the first axis"},
-        replace(call, positions=call.positions[:1].expand(axes, -1)),
-    )
+    yield {"positions": "the first axis"}, replace(call, positions=call.positions[:1].expand(axes, -1))
     index = call.slots[None].expand(axes, -1)
     yield {"positions": "the index of the token"}, replace(call, positions=index)
 

@@ -132,7 +132,8 @@ def scaling_other_type(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 @mistake(
     *EVERY,
-    text="The factor of the {expected_rope_type} scaling is {factor} instead of {expected_factor}.",
+    text="The factor of the {expected_rope_type} scaling is {factor} instead of"
+    " {expected_factor}.",
     remedy="Take factor from the scaling block of this config, not from another model's.",
     number=FACTOR,
 )
