@@ -179,11 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = read_options(arguments)
     print_machine()
     print_header(COLUMNS)
-    shown = []
     for part in parts(options):
         print_row(part.row())
-        shown += part.wrong[: options.show]
-    print("".join(f"\n{line}" for line in shown))
+        for line in part.wrong[: options.show]:
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ service.listening
 service.observability.request_log
 service.errors service.lifecycle service.observability service.settings service.installation
 service.exit_codes
+rope_core.diagnosis rope_core.comparison
+rope_core.summary
 rope_core.functional
 rope_core.differentiable rope_core.sources
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy

@@ -9,10 +9,12 @@ from torch import Tensor
 from rope_core.calls.rope_checks import widths
 from rope_core.checks import is_number, not_a_tensor
 from rope_core.config import AttentionConfig
+from rope_core.diagnosis.attention import diagnose_attention
 from rope_core.diagnosis.calls import Clues
 from rope_core.diagnosis.model import model_clues
 from rope_core.diagnosis.result import Diagnosis
 from rope_core.diagnosis.rotation import diagnose_rotation
+from rope_core.diagnosis.tables import diagnose_frequencies, diagnose_table
 from rope_core.errors import ConfigError, ShapeError, brief
 from rope_core.functional.arguments import Numbers, as_tensor
 from rope_core.hf import Resolved
@@ -85,19 +87,17 @@ def diagnose(
         raise ConfigError("max_mistakes", "1 or 2", brief(max_mistakes))
     if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
         raise ConfigError("tolerance", "a number above 0", brief(tolerance))
-    given = {name: tensor for name in KINDS[kind] if (tensor := tensors[name]) is not None}
+    given: dict[str, Any] = {
+        name: tensor for name in KINDS[kind] if (tensor := tensors[name]) is not None
+    }
     limits: dict[str, Any] = {"max_mistakes": max_mistakes, "tolerance": tolerance}
     if kind == "attention":
-        from rope_core.diagnosis.attention import diagnose_attention
-
         arguments = {"lse": lse, "positions": positions, "attention": attention, **limits}
         return diagnose_attention(rope, **given, **arguments, **attention_arguments)
     _refuse({"attention": attention, **attention_arguments}, f"absent with evidence of a {kind}")
     with torch.no_grad():
         given = {name: tensor.detach().cpu() for name, tensor in given.items()}
         at = as_tensor("positions", positions, torch.device("cpu"))
-        if kind != "rotation":
-            from rope_core.diagnosis.tables import diagnose_frequencies, diagnose_table
         if kind == "frequencies":
             _refuse({"positions": at}, "absent with 'inv_freq', which has no positions")
             clues = model_clues(rope, None, None)

@@ -37,6 +37,9 @@ class Evidence(Protocol):
     def residual(self, smooth: Tensor) -> Tensor:
         """Return how far the evidence is from `smooth`."""
 
+    def likeness(self, residual: Tensor) -> Tensor:
+        """Return 1 where there is no residual, and 0 on average where it is random."""
+
     def noise(self, smooth: Tensor, step: float) -> Tensor:
         """Return the standard deviation of the residuals, if angles are rounded by `step`."""
 
@@ -71,6 +74,9 @@ class Angles:
     def residual(self, smooth: Tensor) -> Tensor:
         return wrap(self.phase - smooth)
 
+    def likeness(self, residual: Tensor) -> Tensor:
+        return residual.cos()
+
     def noise(self, smooth: Tensor, step: float) -> Tensor:
         return 0.1 * min(self.tolerance, 0.02) + 1e-6 + smooth.abs() * (step + FLOAT32_STEP)
 
@@ -91,7 +97,9 @@ class Frequencies:
     def numbers(self, call: RotaryCall) -> Tensor:
         inv_freq = call.rope.frequency_table.inv_freq
         if call.frequencies_dtype is not None:
-            exact = inv_freq if call.arithmetic_dtype is None else inv_freq.to(call.arithmetic_dtype)
+            exact = (
+                inv_freq if call.arithmetic_dtype is None else inv_freq.to(call.arithmetic_dtype)
+            )
             inv_freq = exact.to(call.frequencies_dtype)
         sign = -1 if call.rope.negative else 1
         return inv_freq.double() * call.positions[0, 0] * sign
@@ -109,19 +117,27 @@ class Frequencies:
         both = (self.weights > 0) & (smooth > -600)
         return torch.where(both, self.row.abs().clamp_min(1e-300).log() - smooth, 0)
 
+    def likeness(self, residual: Tensor) -> Tensor:
+        return (-residual.square()).exp()
+
     def noise(self, smooth: Tensor, step: float) -> Tensor:
         return torch.full_like(smooth, 1e-6 + step)
 
 
 def radians(call: RotaryCall, index: Tensor | None) -> Tensor:
     """Return the angles of a call without any rounding, float64 `[T, n]`."""
-    rope = call.rope
-    if rope.arithmetic != "float64":
-        rope = replace(rope, arithmetic="float64")
+    rope = in_float64(call).rope
     positions = call.positions if index is None else call.positions.index_select(1, index)
     table = rope.frequency_table
     angles: Tensor = table.angles(positions.expand(table.num_axes, -1), table)
     return angles * (-call.times if rope.negative else call.times)
+
+
+def in_float64(call: RotaryCall) -> RotaryCall:
+    """Return the call with exact frequencies."""
+    if call.rope.arithmetic == "float64":
+        return call
+    return replace(call, rope=replace(call.rope, arithmetic="float64"))
 
 
 def wrap(angle: Tensor) -> Tensor:

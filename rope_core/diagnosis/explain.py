@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from rope_core.config import RopeConfig
+from rope_core.config import DEFAULT_THETA, RopeConfig
 from rope_core.diagnosis.calls import RotaryCall
 from rope_core.diagnosis.mistake import MISTAKES
 from rope_core.diagnosis.ranking import Candidate
@@ -63,16 +63,14 @@ def reproducing_rope(call: RotaryCall, right: RotaryCall) -> Mapping[str, Any] |
         return None
     rope = call.rope
     if call.gain is not None and call.gain != rope.attention_scaling:
-        parameters = {name: value for name, value in rope.parameters if name != "attention_factor"}
-        if rope.rope_type == "default":
-            inv_freq = tuple(rope.inv_freq.tolist())
-            given = (("inv_freq", inv_freq), ("attention_factor", call.gain))
-            if rope.axes is not None or rope.frequency_dim is not None:
-                return None
-            rope = replace(rope, rope_type="inv_freq", theta=10_000.0, parameters=given)
-        elif rope.rope_type in ("yarn", "longrope", "inv_freq", "freq_factors"):
-            given = (*parameters.items(), ("attention_factor", call.gain))
-            rope = replace(rope, parameters=given)
+        given = {**dict(rope.parameters), "attention_factor": call.gain}
+        changed: dict[str, Any] = {}
+        if rope.rope_type == "default" and rope.axes is None and rope.frequency_dim is None:
+            given["inv_freq"] = tuple(rope.inv_freq.tolist())
+            changed = {"rope_type": "inv_freq", "theta": DEFAULT_THETA}
+        elif rope.rope_type not in ("yarn", "longrope", "inv_freq", "freq_factors"):
+            return None
+        rope = replace(rope, parameters=tuple(given.items()), **changed)
         if rope.attention_scaling != call.gain:
             return None
     return rope_parameters(rope)

@@ -6,8 +6,9 @@ more angles are predicted to a part of a turn, and so on.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -24,17 +25,29 @@ Build = Callable[[Sequence[float]], RotaryCall]
 MAX_PHASE = 1.0
 """Largest standard deviation of a predicted angle that is used, in radians."""
 
+MAX_MISFIT = 40.0
+"""Residuals so many times their noise are not due to the numbers: the call is another."""
+
+MAX_ERROR = 0.9
+"""Relative error of a call whose numbers are nearly right."""
+
+CAUTION = 9.0
+"""Variances are taken to be larger than the residuals say, by this factor."""
+
 ROUNDS = 14
-STARTS = 3
+STARTS = 2
 """How many of the best starts are followed."""
 
 STEP = 1e-6
+WHOLE_STEP = 1e-2
+SCAN_STEP = 0.05
+"""Ratios of a number that are told apart: in the slopes, and where a number acts in steps."""
 
 
 def fit(
     evidence: Evidence, build: Build, numbers: Sequence[Number], right: RotaryCall, step: float = 0
-) -> list[list[float]]:
-    """Return numbers that fit the evidence, best first; [] if none does.
+) -> list[float] | None:
+    """Return the numbers that fit the evidence best; None if no call has any.
 
     Args:
         evidence: angles or frequencies.
@@ -43,34 +56,96 @@ def fit(
         right: the call that the starts belong to.
         step: relative error of angles that are rounded.
     """
-    axes = [_starts(number, right) for number in numbers]
-    if len(axes) == 2:
-        axes = [axis[:: 1 + len(axis) // 12] for axis in axes]
-    scored = []
-    for values in product(*axes):
-        start, spread = [value for value, _ in values], [width for _, width in values]
-        with suppress(ConfigError):
-            score = _score(evidence, build, numbers, start, spread, step)
-            scored.append((score, start, spread))
-    scored.sort(key=lambda one: one[0])
+    grid = _Grid.of(evidence, build, numbers, right)
     found = []
-    for _, start, spread in scored[:STARTS]:
+    for start, spread in grid.best(evidence, step):
         with suppress(ConfigError):
             values = refine(evidence, build, numbers, start, spread, step)
-            found.append((evidence.error(evidence.numbers(build(values))), values))
-    found.sort(key=lambda one: one[0])
-    return [values for _, values in found]
+            found.append((evidence.error(evidence.numbers(build(values))), values, spread))
+    if not found:
+        return None
+    error, values, spread = min(found, key=lambda one: one[0])
+    if error < MAX_ERROR:
+        values = _scan_steps(evidence, build, numbers, values, spread)
+    return values
 
 
-def _starts(number: Number, call: RotaryCall) -> list[tuple[float, float]]:
-    """Return starts in order, each with the distance of its neighbours."""
-    values = sorted(number.starts(call))
-    points = [_coordinate(number, value) for value in values]
-    if len(points) == 1:
-        return [(values[0], 1.0)]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Grid:
+    """The smooth numbers of calls on a grid of the fitted numbers."""
+
+    values: list[list[float]]
+    smooth: Tensor
+    """`[g, m]`"""
+
+    deviation: Tensor
+    """`[g, m]`: how much they change halfway to the next point of the grid, squared."""
+
+    spreads: list[list[float]]
+    """Distance of each point's neighbours in each coordinate."""
+
+    @classmethod
+    def of(
+        cls, evidence: Evidence, build: Build, numbers: Sequence[Number], right: RotaryCall
+    ) -> "_Grid":
+        """Return the numbers at all starts; points that no call has are left out."""
+        axes = [sorted(number.starts(right)) for number in numbers]
+        if len(axes) == 2:
+            axes = [axis[:: 1 + (len(axis) - 1) // 16] for axis in axes]
+        points = list(product(*axes))
+        known: dict[tuple[float, ...], Tensor] = {}
+        for point in points:
+            with suppress(ConfigError):
+                known[point] = evidence.smooth(build(point))
+        kept = [point for point in points if point in known]
+        if not kept:
+            return cls([], torch.empty(0), torch.empty(0), [])
+        gaps = [_gaps(number, axis) for number, axis in zip(numbers, axes, strict=True)]
+        spreads = [[gap[x] for gap, x in zip(gaps, point, strict=True)] for point in kept]
+        squares = []
+        for point in kept:
+            total = torch.zeros_like(known[point])
+            for place, axis in enumerate(axes):
+                near = _neighbour(point, place, axis, known)
+                total = total + (known[near] - known[point]).square() / 4
+            squares.append(total)
+        smooth = torch.stack([known[point] for point in kept])
+        return cls([list(point) for point in kept], smooth, torch.stack(squares), spreads)
+
+    def best(self, evidence: Evidence, step: float) -> list[tuple[list[float], list[float]]]:
+        """Return the points, and their spreads, that fit best what changes little around them."""
+        if not self.values:
+            return []
+        noise = evidence.noise(self.smooth, step)
+        weights = evidence.weights / (1 + self.deviation + (noise / 0.3).square()).square()
+        likeness = evidence.likeness(evidence.residual(self.smooth))
+        score = -(likeness * weights).sum(1)  # what changes much tells nothing, and counts nothing
+        order = score.argsort()[:STARTS].tolist()
+        return [(self.values[place], self.spreads[place]) for place in order]
+
+
+def _gaps(number: Number, axis: Sequence[float]) -> dict[float, float]:
+    """Return the distance of each start from the farther of its neighbours."""
+    points = [_coordinate(number, value) for value in axis]
     gaps = [b - a for a, b in zip(points, points[1:], strict=False)]
-    widths = [max(a, b) for a, b in zip([0.0, *gaps], [*gaps, 0.0], strict=True)]
-    return list(zip(values, widths, strict=True))
+    around = zip([0.0, *gaps], [*gaps, 0.0], strict=True)
+    return {value: max(*near) or 1.0 for value, near in zip(axis, around, strict=True)}
+
+
+def _neighbour(
+    point: tuple[float, ...],
+    place: int,
+    axis: Sequence[float],
+    known: Mapping[tuple[float, ...], Tensor],
+) -> tuple[float, ...]:
+    """Return the next point of a grid along one axis, the one before at its end."""
+    at = axis.index(point[place])
+    for other in (at + 1, at - 1):
+        if 0 <= other < len(axis):
+            near = (*point[:place], axis[other], *point[place + 1 :])
+            if near in known:
+                return near
+    return point
 
 
 def _coordinate(number: Number, value: float) -> float:
@@ -82,24 +157,6 @@ def _moved(number: Number, value: float, by: float) -> float:
     return value * math.exp(max(-50.0, min(by, 50.0))) if number.is_ratio else value + by
 
 
-def _score(
-    evidence: Evidence,
-    build: Build,
-    numbers: Sequence[Number],
-    start: Sequence[float],
-    spread: Sequence[float],
-    step: float,
-) -> float:
-    """Return how badly the numbers fit what changes little between them and their neighbours."""
-    smooth, slopes = _linear(evidence, build, numbers, start)
-    noise = evidence.noise(smooth, step)
-    deviation = (slopes * torch.tensor(spread, dtype=torch.float64)[:, None] / 2).square().sum(0)
-    weights = evidence.weights / (1 + deviation + (noise / 0.3).square()).square()
-    residual = evidence.residual(smooth)
-    total = float(weights.sum())
-    return float(((1 - residual.cos()) * weights).sum()) / total if total else math.inf
-
-
 def _linear(
     evidence: Evidence, build: Build, numbers: Sequence[Number], values: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
@@ -107,9 +164,9 @@ def _linear(
     smooth = evidence.smooth(build(values))
     slopes = []
     for place, number in enumerate(numbers):
+        width = (WHOLE_STEP if number.is_whole else STEP) if number.is_ratio else 1.0
         moved = list(values)
-        moved[place] = _moved(number, values[place], STEP if number.is_ratio else 1.0)
-        width = STEP if number.is_ratio else 1.0
+        moved[place] = _moved(number, values[place], width)
         slopes.append((evidence.smooth(build(moved)) - smooth) / width)
     return smooth, torch.stack(slopes)
 
@@ -126,7 +183,7 @@ def refine(
     values = list(start)
     count = len(numbers)
     covariance = torch.diag(torch.tensor(spread, dtype=torch.float64).square())
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         smooth, slopes = _linear(evidence, build, numbers, values)
         noise = evidence.noise(smooth, step)
         deviation = ((covariance @ slopes) * slopes).sum(0) + noise.square()
@@ -142,17 +199,47 @@ def refine(
         weights = evidence.weights[is_used] / noise[is_used].square()
         # residuals far above the rounding are no errors of the numbers: they count less
         scale = (residual / noise[is_used]).abs().median().clamp_min(1.0)
-        weights = weights / scale.square() / (1 + (residual / (3 * scale * noise[is_used])).square())
+        weights = (
+            weights / scale.square() / (1 + (residual / (3 * scale * noise[is_used])).square())
+        )
         prior = torch.diag(1 / torch.tensor(spread, dtype=torch.float64).square())
         information = prior + (used * weights) @ used.T
-        moves = torch.linalg.solve(information, (used * weights) @ residual).tolist()
+        gradient = (used * weights) @ residual
+        covariance = torch.linalg.pinv(information, hermitian=True) * CAUTION
+        moves = (covariance @ gradient / CAUTION).tolist()
         values = [_moved(n, v, by) for n, v, by in zip(numbers, values, moves, strict=True)]
-        covariance = torch.linalg.inv(information) * 9
+        if turn >= 4 and float(scale) > MAX_MISFIT:
+            break
         moved = max(abs(by) / wide for by, wide in zip(moves, spread, strict=True))
         is_settled = bool((is_used == (known & (noise < MAX_PHASE))).all())
         if moved < 1e-9 or (is_settled and _is_small(moves, slopes, noise)):
             break
     assert len(values) == count
+    return values
+
+
+def _scan_steps(
+    evidence: Evidence,
+    build: Build,
+    numbers: Sequence[Number],
+    values: list[float],
+    spread: Sequence[float],
+) -> list[float]:
+    """Return better numbers nearby, if one of them acts in steps, as YaRN's trained length does."""
+    for place, number in enumerate(numbers):
+        if not (number.is_whole and number.is_ratio):
+            continue
+        count = round(spread[place] / SCAN_STEP)
+        best = evidence.error(evidence.numbers(build(values)))
+        if best <= evidence.tolerance / 10:
+            return values
+        for away in range(-count, count + 1):
+            tried = list(values)
+            tried[place] = _moved(number, values[place], away * SCAN_STEP)
+            with suppress(ConfigError):
+                error = evidence.error(evidence.numbers(build(tried)))
+                if error < best:
+                    best, values = error, tried
     return values
 
 
@@ -166,6 +253,10 @@ def round_values(number: Number, value: float) -> list[float]:
     """Return plain numbers near a value, plainest first."""
     if not math.isfinite(value) or value == 0:
         return []
+    if number.is_whole and number.is_ratio:  # lengths: they may act in steps
+        power = 2.0 ** round(math.log2(value))
+        wide = [power, *(float(f"{value:.{digits}e}") for digits in range(3))]
+        return [one for one in dict.fromkeys((*wide, round(value))) if abs(one / value - 1) < 0.45]
     near = [float(f"{value:.{digits}e}") for digits in range(3)]
     if number.is_whole:
         return list(dict.fromkeys([*near, float(round(value))]))

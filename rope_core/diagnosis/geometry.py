@@ -92,6 +92,8 @@ def _block(call: RotaryCall, width: int, start: int) -> tuple[Tensor, ...]:
     if rope.layout == "interleaved_to_half" and call.times:  # nothing moves if nothing rotates
         source = torch.cat((channel[0::2], channel[1::2]))
         cos_read, sin_read = source[cos_read], source[sin_read]
+        if call.table_layout == "half":  # halves of what is read, not of what is written
+            angle = source % half
     return channel + start, cos_read + start, sin_read + start, sign.double(), angle
 
 

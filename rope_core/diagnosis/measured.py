@@ -1,17 +1,15 @@
 """What a rotation says by itself: pairs, frequencies, gain, offset."""
 
 import math
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rope_core.diagnosis.calls import RotaryCall
+from rope_core.diagnosis.angle_table import AngleTable
+from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.result import Measured
 from rope_core.diagnosis.search import Search, wrong_calls
-
-GEOMETRIC = 1e-3
-"""Largest deviation of the logarithm of a frequency from a geometric progression."""
 
 
 def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None, Tensor | None]:
@@ -24,7 +22,30 @@ def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None
     call = _best_pairs(search, shown)
     if call is None:
         return None, None
-    table, clues = search.table(call), search.measured(call)
+    table, clues, rope = search.table(call), search.measured(call), call.rope
+    gain = clues.gain or 0.0
+    is_still = float(((table.z - gain).abs() * table.weights).sum()) <= (
+        search.evidence.tolerance * gain * float(table.weights.sum())
+    )
+    return from_angles(
+        table,
+        clues,
+        layout=None if is_still or call.permutation or call.table_layout else rope.layout,
+        rotary_dim=None if is_still else rope.rotary_dim,
+        slice_start=None if is_still else rope.head_dim - rope.rotary_dim if rope.trailing else 0,
+    )
+
+
+def from_angles(
+    table: AngleTable, clues: Clues, **structure: Any
+) -> tuple[Measured | None, Tensor | None]:
+    """Return what angles say, and the frequencies `[n]`, 0 for those that are not decided.
+
+    Args:
+        table: the angles.
+        clues: what `measure` found in them.
+        structure: the fields of `Measured` about channels.
+    """
     slope, phase = clues.inv_freq, clues.phase
     if slope is None or phase is None:
         return None, None
@@ -34,30 +55,23 @@ def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None
         direction = (
             1 if float((slope[decided].sign() * slope[decided].abs().sqrt()).sum()) > 0 else -1
         )
-    rope = call.rope
-    gain = clues.gain or 0.0
-    is_still = float(((table.z - gain).abs() * table.weights).sum()) <= (
-        search.evidence.tolerance * gain * float(table.weights.sum())
-    )
     fit = None
     if len(table.positions) == 1 and bool(decided.any()):
         angles = table.positions[0, :, None] * slope.nan_to_num() + phase.nan_to_num()
-        model = torch.where(decided, torch.polar(torch.full_like(angles, gain), angles), table.z)
+        gains = torch.full_like(angles, clues.gain or 0.0)
+        model = torch.where(decided, torch.polar(gains, angles), table.z)
         fit = table.relative_error(model)
-    inv_freq = slope.nan_to_num() * (direction or 1)
     measured = Measured(
-        layout=None if is_still or call.permutation or call.table_layout else rope.layout,
-        rotary_dim=None if is_still else rope.rotary_dim,
-        slice_start=None if is_still else rope.head_dim - rope.rotary_dim if rope.trailing else 0,
         direction=direction,
         gain=clues.gain,
         position_offset=clues.position_offset,
         position_scale=clues.position_scale,
-        theta=_theta(slope.abs()),
+        theta=clues.theta,
         fit=fit if fit is None or math.isfinite(fit) else None,
         unresolved_pairs=tuple((~decided).nonzero().flatten().tolist()),
+        **structure,
     )
-    return measured, inv_freq.float()
+    return measured, (slope.nan_to_num() * (direction or 1)).float()
 
 
 def _best_pairs(search: Search, shown: RotaryCall) -> RotaryCall | None:
@@ -67,40 +81,3 @@ def _best_pairs(search: Search, shown: RotaryCall) -> RotaryCall | None:
     calls = [wrong for _, (_, wrong) in wrong_calls(search.right, search.clues)]
     best = min(calls, key=search.misfit, default=None)
     return best if best is not None and search.fits(best) else None
-
-
-def _theta(inv_freq: Tensor) -> float | None:
-    """Return the base of frequencies `[n]` that are a geometric progression from 1 on."""
-    decided = inv_freq.isfinite() & (inv_freq > 0)
-    count = len(inv_freq)
-    if int(decided.sum()) < 3 or not bool(decided[0]):
-        return None
-    steps = torch.arange(count, dtype=torch.float64)[decided]
-    logarithm = inv_freq[decided].log()
-    weights = inv_freq[decided]  # fast pairs are measured better
-    mean_step, mean = ((t * weights).sum() / weights.sum() for t in (steps, logarithm))
-    slope = ((steps - mean_step) * (logarithm - mean) * weights).sum()
-    slope = slope / ((steps - mean_step).square() * weights).sum()
-    errors = (logarithm - mean - slope * (steps - mean_step)).abs() * weights / weights.max()
-    first = float(mean - slope * mean_step)
-    if float(errors.max()) > GEOMETRIC or abs(first) > GEOMETRIC:
-        return None
-    return math.exp(-float(slope) * count)
-
-
-def with_permutation(search: Search) -> Search | None:
-    """Return the search with a measured order of the channels; None if there is none."""
-    permutation = _permutation(search)
-    if permutation is None:
-        return None
-    return Search(
-        evidence=search.evidence,
-        right=search.right,
-        clues=replace(search.clues, permutation=permutation),
-        max_mistakes=search.max_mistakes,
-    )
-
-
-def _permutation(search: Search) -> tuple[int, ...] | None:
-    """Return the order in which the channels come out, by tokens that do not rotate."""
-    return None

@@ -13,7 +13,7 @@ def model_clues(rope: RopeSource | None, head_dim: int | None, num_axes: int | N
     """Resolve the rope, and keep how to resolve other layers of the same model."""
     if rope is None:
         raise ConfigError("rope", FORMS, "none")
-    widths_of_heads = {"head_dim": head_dim, "num_axes": num_axes}
+    widths_of_heads: dict[str, Any] = {"head_dim": head_dim, "num_axes": num_axes}
     resolved = resolve(rope, **widths_of_heads)
     again: Callable[..., Resolved] | None = None
     if resolved.model_type and not isinstance(rope, Resolved):

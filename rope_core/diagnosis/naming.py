@@ -7,7 +7,8 @@ the number. Then pairs of them, if no mistake alone explains the evidence.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from rope_core.diagnosis.evidence import (
     Evidence,
     Frequencies,
     few_tokens,
+    in_float64,
     subset,
 )
 from rope_core.diagnosis.fit import fit, refine, round_values
@@ -33,6 +35,16 @@ FEW = 20
 
 VERIFIED = 24
 """Candidates that are compared with all tokens."""
+
+WHOLE_ROPE = frozenset(
+    ("layer_type_wrong", "config_of_other_version", "partial_ignored", "rotary_dim_wrong")
+) | {"scaling_ignored", "scaling_other_type"}
+
+NEUTRAL = 1e-3
+"""Numbers that differ by less are the same."""
+
+MANY = 30.0
+"""Tolerances from which on an error is not due to the arithmetic of float32."""
 
 OF_STRUCTURE = frozenset(
     ("layout_swapped", "layout_mixed", "layout_permuted", "slice_at_other_end", "axis_mistaken")
@@ -47,8 +59,12 @@ OF_CONFIG = frozenset(
 GAINS = ("gain_missing", "gain_twice", "gain_wrong")
 ROUNDED = ("angles_rounded", "positions_rounded")
 OFFSET = "position_offset"
-LAST = ("exponent_width_wrong", "direction_reversed", *GAINS, *ROUNDED)
-"""Mistakes that are made of a call whose numbers are wrong already."""
+LAST = (*GAINS, *ROUNDED)
+"""Mistakes that are made of a call whose numbers are wrong already: they do not hide numbers, or
+hide them too well."""
+
+HIDES = {"exponent_width_wrong": ("wrong_base",)}
+"""Mistakes that a fitted number would undo: they are made of a call with that number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +79,11 @@ class Trial:
 
 
 def name_angles(
-    table: AngleTable, call: RotaryCall, clues: Clues, max_mistakes: int
+    table: AngleTable,
+    call: RotaryCall,
+    clues: Clues,
+    max_mistakes: int,
+    kind: Literal["rotation", "table"] = "rotation",
 ) -> list[Candidate]:
     """Return calls that give the table, with at most `max_mistakes` mistakes made of `call`.
 
@@ -71,7 +91,6 @@ def name_angles(
     `table.relative_error(predict(call, table.index))`.
     """
     few = Angles.of(subset(table, few_tokens(table, FEW)))
-    kind = "table"
     search = _Search(few, Angles.of(table), _codes(kind), call, clues)
     return search.candidates(max_mistakes)
 
@@ -112,11 +131,17 @@ class _Search:
         """Return the best of what explains the evidence."""
         plain = list(self._plain(self.right))
         fitted = [t for code in self._numbered() for t in self._fitted(self.right, code)]
-        trials = [self.right, *plain, *fitted]
-        best = min(trial.error for trial in trials)
-        if max_mistakes > 1 and best > self.few.tolerance / 10:
-            trials += self._pairs(plain, fitted)
+        trials = [self.right, *plain, *self._named_numbers(self.right), *fitted]
+        if max_mistakes > 1 and not self._is_explained(trials):
+            for stage in (self._with_offset, self._plain_pairs, self._number_pairs):
+                trials += stage(plain, fitted)
+                if self._is_explained(trials):
+                    break
         return self._verified(trials)
+
+    def _is_explained(self, trials: Iterable[Trial]) -> bool:
+        """Tell whether nothing better can be expected than the best trial."""
+        return min(trial.error for trial in trials) <= self.few.tolerance / 10
 
     def _numbered(self) -> list[str]:
         return [
@@ -134,14 +159,21 @@ class _Search:
         is_odd: bool = False,
     ) -> Trial:
         numbers = self.few.numbers(call)
-        return Trial(named, call, numbers, self.few.error(numbers), is_odd)
+        error = self.few.error(numbers)
+        tolerance = self.few.tolerance
+        if tolerance / 50 < error < MANY * tolerance and call.rope.arithmetic != "float64":
+            exact = in_float64(call)  # other code may be more exact than the rope is
+            other = self.few.numbers(exact)
+            if (exact_error := self.few.error(other)) < error / 2:
+                call, numbers, error = exact, other, exact_error
+        return Trial(named, call, numbers, error, is_odd)
 
     def _plain(self, base: Trial, codes: Iterable[str] | None = None) -> Iterator[Trial]:
         """Return the calls that mistakes without fitted numbers make of a call."""
         made = {code for code, _ in base.named}
         for code in self.codes if codes is None else codes:
             number = MISTAKES[code].number
-            if code in made or code in _EXCLUSIVE.get(next(iter(made), ""), ()):
+            if code in made:
                 continue
             if number is not None and code not in GAINS and number.value(base.call) is not None:
                 continue
@@ -149,6 +181,12 @@ class _Search:
                 trial = self._trial((*base.named, (code, parameters)), wrong, base.is_odd)
                 if not self._is_same(trial, base):
                     yield trial
+
+    def _named_numbers(self, base: Trial) -> Iterator[Trial]:
+        """Return the calls with the numbers that code often has, without a fit."""
+        for code in self._numbered():
+            for parameters, wrong in MISTAKES[code].find(base.call, self.clues):
+                yield self._trial((*base.named, (code, parameters)), wrong)
 
     def _is_same(self, one: Trial, other: Trial) -> bool:
         a, b = one.numbers, other.numbers
@@ -160,8 +198,13 @@ class _Search:
         assert number is not None, "the caller has asked"
         if number.value(base.call) is None or base.numbers.shape != self._shape:
             return
-        build = lambda values: number.vary(base.call, values[0])  # noqa: E731
-        for values in fit(self.few, build, [number], base.call, step)[:1]:
+
+        def build(values: Sequence[float], call: RotaryCall = base.call) -> RotaryCall:
+            return number.vary(call, values[0])  # type: ignore[no-any-return]
+
+        exact = partial(build, call=in_float64(base.call))
+        values = fit(self.few, exact, [number], base.call, step)
+        if values is not None:
             yield from self._rounded(base, [code], build, values)
 
     @property
@@ -218,6 +261,8 @@ class _Search:
         self, base: Trial, codes: Sequence[str], build: Any, values: Sequence[float], is_odd: bool
     ) -> Trial | None:
         with suppress(ConfigError):
+            if any(_is_neutral(_number(c), base.call, v) for c, v in zip(codes, values, strict=True)):
+                return None
             call = build(values)
             named = [
                 (code, {_number(code).parameter: _plain_number(_number(code), value)})
@@ -226,39 +271,65 @@ class _Search:
             return self._trial((*base.named, *named), call, is_odd)
         return None
 
-    def _pairs(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
-        for trial in plain:
-            yield from self._plain(trial)
-        # made of a call with a wrong number
-        for trial in fitted:
-            yield from self._plain(trial, [code for code in LAST if code in self.codes])
-        # a number of a call with another mistake
-        for trial in plain:
-            if trial.named[0][0] not in LAST:
-                for code in self._numbered():
-                    if code not in _EXCLUSIVE.get(trial.named[0][0], ()):
-                        yield from self._fitted(trial, code)
-        # roundings hide a number: it is fitted as if angles were rounded
-        steps = {step for step in HALF_STEP.values()}
+    def _with_offset(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
+        """Return pairs with the offset of positions that was measured, if one was."""
+        offset = self.clues.position_offset
+        if offset is None or OFFSET not in self.codes or abs(offset) < 0.5 or len(self.call.positions) > 1:
+            return
+        near = round(offset)
+        base = self._number_trial(self.right, [OFFSET], self._offset_call, [near], False)
+        if base is None or abs(offset - near) > 0.1:
+            return
+        yield from self._plain(base)
         for code in self._numbered():
-            for step in sorted(steps):
+            if code != OFFSET:
+                yield from self._fitted(base, code)
+
+    def _offset_call(self, values: Sequence[float]) -> RotaryCall:
+        return _number(OFFSET).vary(self.call, values[0])  # type: ignore[no-any-return]
+
+    def _plain_pairs(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
+        """Return pairs of which at most the first has a fitted number."""
+        for trial in plain:
+            place = _order(trial.named[0][0])
+            yield from self._plain(trial, [code for code in self.codes if _order(code) > place])
+        for trial in fitted:
+            hidden = [code for code, others in HIDES.items() if trial.named[0][0] in others]
+            later = (*hidden, *LAST)
+            yield from self._plain(trial, [code for code in later if code in self.codes])
+
+    def _number_pairs(self, plain: Sequence[Trial], fitted: Sequence[Trial]) -> Iterator[Trial]:
+        """Return pairs with a number that is fitted to a call with another mistake."""
+        numbered = self._numbered()
+        for trial in plain:
+            code = trial.named[0][0]
+            if code in ROUNDED:
+                yield from self._named_numbers(trial)
+            elif code not in GAINS:
+                for other in numbered:
+                    if other not in HIDES.get(code, ()):
+                        yield from self._fitted(trial, other)
+        for code in numbered:  # roundings hide a number: fitted as if angles were rounded
+            for step in sorted(set(HALF_STEP.values())):
                 for trial in self._fitted(self.right, code, step):
                     for last in ("exponent_width_wrong", *ROUNDED):
                         if last in self.codes:
                             yield from self._plain(trial, [last])
-        numbered = self._numbered() if self.right.numbers.shape == self._shape else []
-        for place, one in enumerate(numbered):
-            for other in numbered[place + 1 :]:
-                yield from self._two_numbers(one, other)
+        if self.right.numbers.shape == self._shape:
+            for place, one in enumerate(numbered):
+                for other in numbered[place + 1 :]:
+                    yield from self._two_numbers(one, other)
 
     def _two_numbers(self, one: str, other: str) -> Iterator[Trial]:
         numbers = [_number(one), _number(other)]
 
-        def build(values: Sequence[float]) -> RotaryCall:
-            varied = numbers[0].vary(self.call, values[0])
+        def build(values: Sequence[float], call: RotaryCall = self.call) -> RotaryCall:
+            varied = numbers[0].vary(call, values[0])
             return numbers[1].vary(varied, values[1])  # type: ignore[no-any-return]
 
-        for values in fit(self.few, build, numbers, self.call)[:1]:
+        exact = partial(build, call=in_float64(self.call))
+        values = fit(self.few, exact, numbers, self.call)
+        if values is not None:
             yield from self._rounded(self.right, [one, other], build, values)
 
     def _verified(self, trials: Sequence[Trial]) -> list[Candidate]:
@@ -267,25 +338,39 @@ class _Search:
         found = []
         for of_count in by_count:
             good = [t for t in of_count if t.error <= 4 * self.whole.tolerance]
-            good = sorted(good, key=lambda t: (t.error > self.few.tolerance / 20, t.is_odd, t.error))
+            good = sorted(
+                good, key=lambda t: (t.error > self.few.tolerance / 20, t.is_odd, t.error)
+            )
             for trial in good[:VERIFIED]:
-                call = self._on_whole(trial.call)
+                call = trial.call
                 found.append(
                     Candidate(
                         mistakes=trial.named,
                         call=call,
                         relative_error=self.whole.error(self.whole.numbers(call)),
                         of_config=all(code in OF_CONFIG for code, _ in trial.named),
-                        is_odd=trial.is_odd,
+                        is_odd=trial.is_odd or self._is_far(trial),
                     )
                 )
         return found
 
-    def _on_whole(self, call: RotaryCall) -> RotaryCall:
-        return call
+    def _is_far(self, trial: Trial) -> bool:
+        """Tell whether a pair of mistakes has one of positions, of which a row has none."""
+        has_positions = isinstance(self.whole, Angles)
+        named = [code for code, _ in trial.named]
+        return not has_positions and len(named) > 1 and "position_scaled" in named
 
 
-_EXCLUSIVE: Mapping[str, tuple[str, ...]] = {}
+def _order(code: str) -> tuple[int, int]:
+    """Return when a mistake of a pair is made: those that change the whole rope come first."""
+    stage = 0 if code in WHOLE_ROPE else 2 if code in GAINS else 3 if code in ROUNDED else 1
+    return stage, CODES.index(code)
+
+
+def _is_neutral(number: Any, call: RotaryCall, value: float) -> bool:
+    """Tell whether a number is the one that the call has already."""
+    right = number.value(call)
+    return right is not None and abs(value - right) <= NEUTRAL * max(abs(right), 1)
 
 
 def _number(code: str) -> Any:

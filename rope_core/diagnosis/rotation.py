@@ -3,13 +3,15 @@
 from contextlib import suppress
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from rope_core import ragged
 from rope_core.angles import has_axes
 from rope_core.calls import Rotate
+from rope_core.calls.rope_checks import check_positions
 from rope_core.checks import check_heads, dtype_of, shape_of
-from rope_core.config import RopeConfig
+from rope_core.config import Arithmetic, RopeConfig
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.difference import (
     channel_energies,
@@ -19,7 +21,7 @@ from rope_core.diagnosis.difference import (
 )
 from rope_core.diagnosis.explain import explain
 from rope_core.diagnosis.geometry import geometry
-from rope_core.diagnosis.measured import measured_numbers, with_permutation
+from rope_core.diagnosis.measured import measured_numbers
 from rope_core.diagnosis.probe import next_probe
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis
@@ -31,6 +33,13 @@ from rope_core.rotary import run_rotate
 
 VERIFIED = 6
 """Candidates that are compared with all tokens."""
+
+OUTLIERS = 1.5
+"""Factor of the rms of angles that are weighted by energy: a single pair has the error of its own
+frequency, which others do not average out."""
+
+COARSE = 0.1
+"""Tolerance from which on hardly anything is a difference."""
 
 ANGLES = 2**20
 """Angles that decide the tolerance; more are taken from some of the tokens."""
@@ -59,14 +68,20 @@ def diagnose_rotation(
     """
     _check(before, after, None if resolved.rope is None else resolved.rope.head_dim)
     right, expected, expected_k = _right(resolved, clues, before, positions)
-    if tolerance is None:
-        tolerance = default_tolerance(after.dtype, _rms_angle(right))
-    warnings = [*resolved.warnings, *_warnings(before, after, right)]
+    warnings = [*resolved.warnings]
+    if right.times and not bool(right.positions.any()):
+        warnings.append("all positions are 0, where nothing rotates")
     got = after.flatten(0, -3)
     wrong_tokens, wrong_channels, right_tokens, right_channels = channel_energies(
         got, expected.flatten(0, -3)
     )
     energies = float(wrong_tokens.sum()), float(right_tokens.sum())
+    if tolerance is None:
+        tolerance = _tolerance(right, before, after.dtype, energies)
+    if tolerance > COARSE:
+        warnings.append(
+            f"the tolerance is {tolerance:.2g}: at these positions float32 cannot tell angles apart"
+        )
     if expected_k is not None and energies[0] > tolerance**2 * energies[1]:
         by_key = channel_energies(got, expected_k.flatten(0, -3))
         if float(by_key[0].sum()) <= tolerance**2 * float(by_key[2].sum()):
@@ -93,6 +108,7 @@ def diagnose_rotation(
     if right.times:
         tensors["inv_freq_expected"] = right.rope.inv_freq
     if not finite:
+        warnings += _not_finite(before, after)
         return Diagnosis(
             verdict="unexplained", error=error, warnings=tuple(warnings), tensors=tensors
         )
@@ -105,6 +121,7 @@ def diagnose_rotation(
         positions=right.positions,
         shape=right.shape,
         tolerance=tolerance,
+        used=right_tokens > 0,
         also=tuple({int(wrong_tokens.argmax()), first or 0}),
     )
     search = Search(evidence=evidence, right=right, clues=clues, max_mistakes=max_mistakes)
@@ -143,6 +160,7 @@ def _right(
     Of a layer that does not rotate, the call has the rope of a layer that does, and 0 rotations.
     """
     rope = resolved.rope or _rope_of_other_layer(resolved, clues, before.shape[-1])
+    check_positions("positions", positions, "before", before, rope)
     rotate = Rotate(before, None, rope, positions)
     rope = rotate.rope
     flat = ragged.token_positions(before, positions, None, has_axes(before, positions, rope))
@@ -172,25 +190,38 @@ def _rope_of_other_layer(resolved: Resolved, clues: Clues, head_dim: int) -> Rop
     return RopeConfig(head_dim=head_dim, rotary_dim=head_dim - head_dim % 2)
 
 
-def _rms_angle(right: RotaryCall) -> float:
-    """Return the root mean square of the expected angles, in radians."""
+def _tolerance(
+    right: RotaryCall, before: Tensor, dtype: torch.dtype, energies: tuple[float, float]
+) -> float:
+    """Return the default tolerance.
+
+    It follows the rms of the expected angles. If the evidence exceeds it, angles count as much as
+    the energy that they rotate: an outlier in a fast pair has a larger error in float32.
+    """
     if not right.times:
-        return 0.0
-    table, positions = right.rope.frequency_table, right.positions
-    step = max(1, positions.shape[1] * len(table.inv_freq) // ANGLES)
-    radians = table.angles(positions[:, ::step], replace(table, inv_freq=table.inv_freq.double()))
-    return float(radians.square().mean().sqrt())
+        return default_tolerance(dtype, 0.0)
+    table = right.rope.frequency_table
+    step = -(-right.positions.shape[1] * len(table.inv_freq) // ANGLES)
+    exact = replace(table, inv_freq=table.inv_freq.double())
+    squares = table.angles(right.positions[:, ::step], exact).square()
+    tolerance = default_tolerance(dtype, float(squares.mean().sqrt()))
+    if dtype != torch.float32 or energies[0] <= tolerance**2 * energies[1]:
+        return tolerance
+    x = before.flatten(0, -3)[::step].double().square().sum(1)
+    weights = x[:, geometry(right).cos_read].sum(1)
+    total = float(weights.sum())
+    weighted = float((squares * weights).sum()) / total if total else 0.0
+    return max(tolerance, default_tolerance(dtype, OUTLIERS * weighted**0.5))
 
 
-def _warnings(before: Tensor, after: Tensor, right: RotaryCall) -> list[str]:
+def _not_finite(before: Tensor, after: Tensor) -> list[str]:
+    """Return a warning for each tensor with numbers that are not finite."""
     found = []
     for name, x in (("before", before), ("after", after)):
         if bool(x.isnan().all()):
             found.append(f"every number of {name!r} is NaN")
         elif not bool(x.isfinite().all()):
             found.append(f"{name!r} has numbers that are NaN or infinite")
-    if right.times and not bool(right.positions.any()):
-        found.append("all positions are 0, where nothing rotates")
     return found
 
 
@@ -198,11 +229,15 @@ def _explanations(search: Search) -> list[Candidate]:
     """Return the candidates to tell, compared with all tokens."""
     tolerance = search.evidence.tolerance
     found = rank(search.run(), SLACK * tolerance)
-    if not found:
-        permutation = with_permutation(search)
-        found = [] if permutation is None else rank(permutation.run(), SLACK * tolerance)
-    verified = [
-        replace(candidate, relative_error=search.evidence.error(candidate.call))
-        for candidate in found[:VERIFIED]
-    ]
-    return rank(verified, tolerance)
+    return rank((_verified(candidate, search) for candidate in found[:VERIFIED]), tolerance)
+
+
+def _verified(candidate: Candidate, search: Search) -> Candidate:
+    """Return the candidate with its error of all tokens, in float32 or float64 arithmetic."""
+    call, evidence = candidate.call, search.evidence
+    error = evidence.error(call)
+    if error > evidence.tolerance / 10:
+        arithmetic: Arithmetic = "float64" if call.rope.arithmetic == "hf" else "hf"
+        other = replace(call, rope=replace(call.rope, arithmetic=arithmetic))
+        error = min(error, evidence.error(other))
+    return replace(candidate, relative_error=error)

@@ -1,7 +1,6 @@
 """A rotation as evidence: what went in and what came out, with the positions of the tokens."""
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -33,8 +32,14 @@ class RotationEvidence:
     """B, S, H."""
 
     tolerance: float
+
+    used: Tensor
+    """bool `[T]`: tokens that are not all 0."""
+
     also: tuple[int, ...] = ()
     """Tokens that the sample has in any case."""
+
+    _samples: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False)
 
     def along(self, axis: str, x: Tensor) -> Tensor:
         """Return `x` `[T, H, D]` with the axis of the positions first: `[., ., D]`."""
@@ -42,32 +47,27 @@ class RotationEvidence:
             return x.transpose(0, 1)
         return x.reshape(self.shape[0], -1, x.shape[-1]) if axis == "batch" else x
 
-    @cached_property
-    def tokens(self) -> Tensor:
-        """The tokens of the sample, int64."""
-        used = self.before.flatten(1).ne(0).any(1)
-        return choose_tokens(self.positions, self.shape[0], used, *self.also)
+    def sample(self, axis: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sample for positions along an axis: index, before and after, float64."""
+        if axis not in self._samples:
+            self._samples[axis] = self._choose(axis)
+        return self._samples[axis]
 
-    @cached_property
-    def sample(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """The sample by the axis of the positions: index, before and after, float64."""
-        found = {}
-        for axis in ("tokens", "heads", "batch"):
-            before, after = (self.along(axis, x) for x in (self.before, self.after))
-            index = self.tokens if axis == "tokens" else torch.arange(len(before))
+    def _choose(self, axis: str) -> tuple[Tensor, Tensor, Tensor]:
+        before, after = (self.along(axis, x) for x in (self.before, self.after))
+        if axis == "tokens":
+            index = choose_tokens(self.positions, self.shape[0], self.used, *self.also)
             before, after = before[index], after[index]
-            if axis == "tokens":
-                others = choose_heads(before)
-            else:
-                count = before.shape[1]
-                others = torch.linspace(0, count - 1, min(count, MAX_AXIS_TOKENS)).long().unique()
-            before, after = before[:, others].double(), after[:, others].double()
-            found[axis] = (index, before, after)
-        return found
+            others = choose_heads(before)
+        else:
+            count = before.shape[1]
+            others = torch.linspace(0, count - 1, min(count, MAX_AXIS_TOKENS)).long()
+            index = torch.arange(len(before))
+        return index, before[:, others].double(), after[:, others].double()
 
     def angle_table(self, call: RotaryCall) -> AngleTable:
         """Return the angles of the sample, if pairs are those of `call`."""
-        index, before, after = self.sample[call.position_axis]
+        index, before, after = self.sample(call.position_axis)
         z, weights, misfit, rest = energy_and_products(before, after, geometry(call))
         positions = self.positions if call.position_axis == "tokens" else call.positions
         return AngleTable(
@@ -82,7 +82,7 @@ class RotationEvidence:
 
     def sample_error(self, call: RotaryCall) -> float:
         """Return |after - reproduced| / |reproduced| of the sample."""
-        index, before, after = self.sample[call.position_axis]
+        index, before, after = self.sample(call.position_axis)
         reproduced = reproduce(call, before, index)
         return _relative((after - reproduced).square().sum(), reproduced.square().sum())
 
@@ -91,9 +91,9 @@ class RotationEvidence:
         before, after = (self.along(call.position_axis, x) for x in (self.before, self.after))
         wrong = right = torch.zeros((), dtype=torch.float64)
         for x, y, index in pieces(before, after, torch.arange(len(before))):
-            reproduced = reproduce(call, x.float(), index)
-            wrong = wrong + (y.float() - reproduced).square().sum(dtype=torch.float64)
-            right = right + reproduced.square().sum(dtype=torch.float64)
+            reproduced = reproduce(call, x.float(), index).double()
+            wrong = wrong + (y.double() - reproduced).square().sum()
+            right = right + reproduced.square().sum()
         return _relative(wrong, right)
 
 

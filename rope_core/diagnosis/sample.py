@@ -26,7 +26,7 @@ def choose_tokens(positions: Tensor, rows: int, used: Tensor, *also: int) -> Ten
     if positions.shape[1] <= TOKENS:
         return torch.arange(positions.shape[1])
     chosen = [torch.tensor(also, dtype=torch.int64)]
-    few = torch.linspace(0, rows - 1, min(rows, MAX_ROWS)).long().unique().tolist()
+    few = sorted(set(torch.linspace(0, rows - 1, min(rows, MAX_ROWS)).long().tolist()))
     budget = max(12, TOKENS // len(few))
     for row in few:
         tokens = torch.arange(row * count, (row + 1) * count)
@@ -34,7 +34,7 @@ def choose_tokens(positions: Tensor, rows: int, used: Tensor, *also: int) -> Ten
         if len(positions) == 1:  # by position; tokens of several axes are neighbours in a grid
             tokens = tokens[positions[0, tokens].argsort(stable=True)]
         chosen.append(tokens[_ranks(len(tokens), budget)])
-    return torch.cat(chosen).unique()
+    return torch.tensor(sorted(set(torch.cat(chosen).tolist())))
 
 
 def _ranks(count: int, budget: int) -> Tensor:
@@ -46,7 +46,7 @@ def _ranks(count: int, budget: int) -> Tensor:
     ladder = torch.logspace(0, 1, budget // 8, base=float(count), dtype=torch.float64).long()
     middle = torch.arange(budget // 4) + count // 2
     ranks = torch.cat((first, last, ladder, ladder + 1, middle))
-    return ranks[ranks < count].unique()
+    return torch.tensor(sorted(set(ranks[ranks < count].tolist())))
 
 
 def choose_heads(before: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from rope_core.diagnosis.calls import Clues, RotaryCall, predict
 from rope_core.diagnosis.geometry import GeometryKey, geometry_key
 from rope_core.diagnosis.mistake import MISTAKES, Wrong
 from rope_core.diagnosis.naming import name_angles
+from rope_core.diagnosis.permutation import measure_permutation
 from rope_core.diagnosis.ranking import Candidate
 from rope_core.diagnosis.rotation_evidence import RotationEvidence, is_repeated
 from rope_core.diagnosis.slopes import measure, measure_gain
@@ -18,11 +19,15 @@ from rope_core.errors import RopeError
 SLACK = 3.0
 """A sample may have a larger relative error than all tokens, by up to this factor."""
 
+NEUTRAL = 1e-6
+"""Relative difference of numbers that are the same."""
+
 FLOOR = 3e-7
 """Relative error of one rounding to float32, and some more."""
 
 EXCLUSIVE = (
-    ("layout_swapped", "layout_mixed", "layout_permuted"),
+    ("layout_swapped", "layout_mixed"),
+    ("layout_mixed", "layout_permuted"),
     ("partial_ignored", "rotary_dim_wrong"),
 )
 """Mistakes of which a call has one at most."""
@@ -83,7 +88,26 @@ class Search:
 
     def run(self) -> list[Candidate]:
         """Return all candidates found, with the relative error of the sample."""
+        return [self._without_neutral(candidate) for candidate in self._found()]
+
+    def _without_neutral(self, candidate: Candidate) -> Candidate:
+        """Return the candidate without mistakes whose number is the right one."""
+        kept = []
+        for code, given in candidate.mistakes:
+            number = MISTAKES[code].number
+            right = None if number is None else number.value(self.right)
+            value = None if number is None else given.get(number.parameter)
+            if right is None or value is None or abs(value - right) > NEUTRAL * abs(right):
+                kept.append((code, given))
+        return replace(candidate, mistakes=tuple(kept))
+
+    def _found(self) -> list[Candidate]:
         found = self._single()
+        if not found:
+            permutation = measure_permutation(self.evidence, self.right)
+            if permutation is not None:
+                self.clues = replace(self.clues, permutation=permutation)
+                found = self._single()
         if self.max_mistakes == 1 or self._is_settled(found):
             return found
         return found + self._double()
@@ -96,15 +120,22 @@ class Search:
 
     def _single(self) -> list[Candidate]:
         found = self._name(self.right, (), 1)
-        key = geometry_key(self.right)
+        is_silent = not bool(self.table(self.right).weights.any())
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            if geometry_key(wrong) != key or is_repeated(wrong):
+            if is_silent or self._is_structural(wrong):
                 found += self._direct(((code, parameters),), wrong)
         return found
 
+    def _is_structural(self, wrong: RotaryCall) -> bool:
+        """Return whether a mistake is one that angles do not show."""
+        if not self.right.times:
+            return wrong.times > 0
+        return geometry_key(wrong) != geometry_key(self.right) or is_repeated(wrong)
+
     def _direct(self, mistakes: tuple[Named, ...], call: RotaryCall) -> list[Candidate]:
         """Return the candidate if `call` itself reproduces the sample."""
-        if is_repeated(call):
+        is_mixed = call.table_layout is not None  # of sparse rows, its table says nothing
+        if is_mixed or is_repeated(call) or not bool(self.table(call).weights.any()):
             error = self.evidence.sample_error(call)
         elif self.fits(call):
             table = self.table(call)
@@ -129,13 +160,25 @@ class Search:
     def _double(self) -> list[Candidate]:
         found = self._name(self.right, (), 2)
         key = geometry_key(self.right)
+        is_unknown = not found and not self.fits(self.right) and self.clues.permutation is None
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
-            if geometry_key(wrong) == key or is_repeated(wrong):
+            is_twice = wrong.times == 2 and not is_repeated(wrong)
+            if not is_twice and (not self._is_structural(wrong) or is_repeated(wrong)):
                 continue
             first = ((code, parameters),)
+            if is_unknown and code != "layout_permuted" and not self.fits(wrong):
+                found += self._reordered(first, wrong)
             found += self._name(wrong, first, 1)
-            skip = next((group for group in EXCLUSIVE if code in group), (code,))
+            skip = tuple(name for group in EXCLUSIVE if code in group for name in group) or (code,)
             for other, (more, both) in wrong_calls(wrong, self.clues, skip):
                 if geometry_key(both) not in (key, geometry_key(wrong)):
                     found += self._direct((*first, (other, more)), both)
         return found
+
+    def _reordered(self, first: tuple[Named, ...], wrong: RotaryCall) -> list[Candidate]:
+        """Return the candidate with another order of the channels of a wrong call."""
+        permutation = measure_permutation(self.evidence, wrong)
+        if permutation is None:
+            return []
+        second = ("layout_permuted", {"permutation": [*permutation]})
+        return self._direct((*first, second), replace(wrong, permutation=permutation))

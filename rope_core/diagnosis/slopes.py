@@ -15,6 +15,9 @@ LAGS = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144)
 MAX_RESIDUAL = 0.3
 """Largest rms of an angle's residual, in radians, of a pair whose frequency is decided."""
 
+GEOMETRIC = 1e-3
+"""Largest deviation of the logarithm of a frequency from a geometric progression."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Lines:
@@ -62,7 +65,16 @@ def measure(table: AngleTable, call: RotaryCall) -> Clues:
         gain=measure_gain(table),
         position_offset=_offset(slope, phase) if len(fits) == 1 else None,
         position_scale=_scale(slope, expected),
+        theta=geometric_base(slope.abs()),
     )
+
+
+def line_residuals(table: AngleTable, call: RotaryCall) -> Tensor:
+    """Return the rms of what a line over the positions leaves of each pair's angle, `[n]`."""
+    expected = call.rope.frequency_table.inv_freq.double()
+    expected = -expected if call.rope.negative else expected
+    fits = [_fit_lines(table, row, expected) for row in table.positions]
+    return torch.stack([fit.residual for fit in fits]).amin(0)
 
 
 def measure_gain(table: AngleTable) -> float | None:
@@ -75,7 +87,7 @@ def measure_gain(table: AngleTable) -> float | None:
 
 def _fit_lines(table: AngleTable, positions: Tensor, expected: Tensor) -> _Lines:
     """Fit a line to each pair's angle over one axis of positions, `[T]`."""
-    where, group = positions.unique(return_inverse=True)  # sorted
+    where, group = torch.unique(positions, return_inverse=True)  # sorted
     weighted = table.z * table.weights
     sums = weighted.new_zeros((len(where), table.z.shape[1])).index_add_(0, group, weighted)
     none = torch.full((table.z.shape[1],), math.inf, dtype=torch.float64)
@@ -155,3 +167,22 @@ def _scale(slope: Tensor, expected: Tensor) -> float | None:
     ratio = slope[decided] / expected[decided]
     middle = float(ratio.median())
     return scale if abs(middle - scale) < 0.01 * abs(scale) else None
+
+
+def geometric_base(inv_freq: Tensor) -> float | None:
+    """Return the base of frequencies `[n]` that are a geometric progression from 1 on."""
+    decided = inv_freq.isfinite() & (inv_freq > 0)
+    count = len(inv_freq)
+    if int(decided.sum()) < 3 or not bool(decided[0]):
+        return None
+    steps = torch.arange(count, dtype=torch.float64)[decided]
+    logarithm = inv_freq[decided].log()
+    weights = inv_freq[decided]  # fast pairs are measured better
+    mean_step, mean = ((t * weights).sum() / weights.sum() for t in (steps, logarithm))
+    slope = ((steps - mean_step) * (logarithm - mean) * weights).sum()
+    slope = slope / ((steps - mean_step).square() * weights).sum()
+    errors = (logarithm - mean - slope * (steps - mean_step)).abs() * weights / weights.max()
+    first = float(mean - slope * mean_step)
+    if float(errors.max()) > GEOMETRIC or abs(first) > GEOMETRIC:
+        return None
+    return math.exp(-float(slope) * count)

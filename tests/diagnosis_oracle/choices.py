@@ -126,8 +126,8 @@ def _rotary_dim(rope: Rope, layer: Layer, rng: random.Random) -> Parameters | No
 def _width(rope: Rope, layer: Layer, rng: random.Random) -> Parameters | None:
     if rope.scheme == "axial":
         return None
-    if rope.width is not None:
-        return {"width": rope.rotary_dim}
+    if rope.kind == "proportional":
+        return {"width": int(rope.head_dim * rope.numbers["partial_rotary_factor"])}
     return None if rope.rotary_dim == rope.head_dim else {"width": rope.head_dim}
 
 

@@ -22,8 +22,7 @@ def _layer(rope: Rope, **given: Any) -> Layer:
         values["rope_type"] = rope.kind
     if rope.pairs != "half":
         values["layout"] = rope.pairs
-    most = rope.most or rope.numbers.get("original_max_position_embeddings", 0)
-    return Layer(name=f"{rope.kind} {values}"[:90], given=values, rope=replace(rope, most=most))
+    return Layer(name=f"{rope.kind} {values}"[:90], given=values, rope=rope)
 
 
 def _plain(rng: random.Random) -> Rope:
@@ -46,13 +45,6 @@ def _trailing(rng: random.Random) -> Layer:
 
 def _negative(rng: random.Random) -> Layer:
     return _layer(replace(_plain(rng), sign=-1), negative=True)
-
-
-def _width(rng: random.Random) -> Layer:
-    rope = _plain(rng)
-    d = 2 * (rope.head_dim // 4)
-    wide = replace(rope, rotary_dim=d, width=rope.head_dim)
-    return _layer(wide, frequency_dim=rope.head_dim)
 
 
 def _proportional(rng: random.Random) -> Layer:
@@ -105,9 +97,9 @@ def _olmo3(rng: random.Random) -> Layer:
     }
     rope = Rope(head_dim=128, rotary_dim=128, theta=5e5, most=8192)
     given = {"config": config, "layer_type": "sliding_attention"}
-    return Layer(
-        name="olmo3 legacy", given=given, rope=rope, types={"4.57": replace(rope, theta=theta)}
-    )
+    full = replace(rope, theta=theta)
+    types = {"full_attention": full, "4.57": full}
+    return Layer(name="olmo3 legacy", given=given, rope=rope, types=types)
 
 
 def _phimoe(rng: random.Random) -> Layer:
@@ -118,7 +110,7 @@ def _phimoe(rng: random.Random) -> Layer:
         "type": "longrope",
         "short_factor": short,
         "long_factor": long,
-        "short_mscale": 1.1,
+        "short_mscale": 1.25,
         "long_mscale": 1.25,
         "original_max_position_embeddings": 4096,
     }
@@ -139,6 +131,6 @@ def _phimoe(rng: random.Random) -> Layer:
 
 
 MAKERS: list[Callable[[random.Random], Layer]] = [
-    *(_default, _trailing, _negative, _width, _proportional, _longrope, _olmo3, _phimoe),
+    *(_default, _trailing, _negative, _proportional, _longrope, _olmo3, _phimoe),
     *map(_scaled, ("linear", "ntk", "dynamic", "yarn", "llama3")),
 ]

@@ -39,7 +39,7 @@ def frequencies(
         case "longrope":
             return _longrope(plain, numbers, length)
         case "proportional":
-            turning = int(numbers["partial_rotary_factor"] * width // 2)
+            turning = int(numbers["partial_rotary_factor"] * count)
             row = np.where(np.arange(count) < turning, plain, 0.0)
             return row / (factor or 1.0), 1.0
     raise ValueError(kind)

@@ -139,17 +139,18 @@ def _number(rope: Rope, name: str, value: Any) -> Wrong:
 
 def scaling_numbers(rope: Rope, kind: str) -> dict[str, Any] | None:
     """Return the config's numbers as another variant reads them; None if one is missing."""
-    trained = rope.numbers.get("original_max_position_embeddings") or rope.most
+    most = rope.most or rope.numbers.get("max_position_embeddings")
+    trained = rope.numbers.get("original_max_position_embeddings") or most
     factor = rope.numbers.get("factor")
-    if factor is None and trained and rope.most:
-        factor = rope.most / trained
+    if factor is None and trained and most:
+        factor = most / trained
     if factor is None:
         return None
     numbers = {"factor": factor, "original_max_position_embeddings": trained}
-    numbers["max_position_embeddings"] = rope.most
+    numbers["max_position_embeddings"] = most
     if kind == "llama3":
         numbers |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    if (kind == "yarn" and not trained) or (kind == "dynamic" and not rope.most):
+    if (kind == "yarn" and not trained) or (kind == "dynamic" and not most):
         return None
     return {**rope.numbers, **numbers}
 
@@ -184,6 +185,12 @@ def _rotary_dim(rope: Rope, given: dict[str, Any], layer: Layer) -> Wrong:
     d = given["rotary_dim"]
     start = rope.head_dim - d if rope.start else 0
     return _with(rope, rotary_dim=d, start=start)
+
+
+def _whole_head(rope: Rope, given: dict[str, Any], layer: Layer) -> Wrong:
+    if rope.kind == "proportional":
+        return _with(rope, kind="default", numbers={})
+    return _rotary_dim(rope, given, layer)
 
 
 def _rounded_angles(rope: Rope, given: dict[str, Any], layer: Layer) -> Wrong:
@@ -260,7 +267,7 @@ MAKERS: dict[str, Callable[[Rope, dict[str, Any], Layer], Wrong]] = {
     "gain_missing": lambda rope, given, layer: _with(rope, gain=1.0),
     "gain_twice": lambda rope, given, layer: _with(rope, gain=rope.row(0)[1] ** 2),
     "gain_wrong": _gain,
-    "partial_ignored": _rotary_dim,
+    "partial_ignored": _whole_head,
     "rotary_dim_wrong": _rotary_dim,
     "exponent_width_wrong": partial(_field, "width", "width"),
     "slice_at_other_end": _slice,

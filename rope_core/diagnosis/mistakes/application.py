@@ -8,7 +8,8 @@ from rope_core.diagnosis.mistake import Wrong, mistake
 
 
 @mistake(
-    *("rotation", "table", "attention"),
+    "rotation",
+    "attention",
     text="Nothing is rotated.",
     remedy="Apply the rotation to q and to k, before the scores.",
 )
@@ -28,7 +29,8 @@ def not_rotated(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation", "table", "attention"),
+    "rotation",
+    "attention",
     text="The rotation is applied twice: angles are twice as large, the attention scaling is"
     " squared.",
     remedy="Rotate once: keys in a cache are rotated already.",
@@ -49,7 +51,9 @@ def rotated_twice(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation", "table", "attention"),
+    "rotation",
+    "table",
+    "attention",
     text="Angles have the opposite sign.",
     remedy="Use (x cos - y sin, y cos + x sin) for a pair (x, y), or change the sign of the sines.",
 )
@@ -64,7 +68,7 @@ def direction_reversed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     MLX: a negative `scale` or offset.
     Source: nanochat rotates in this direction on purpose.
     """
-    if call.times != 1:
+    if not call.times:
         return
     wrong = replace(call, rope=replace(call.rope, negative=not call.rope.negative))
     gain = call.rope.attention_scaling if call.gain is None else call.gain
@@ -74,7 +78,9 @@ def direction_reversed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation", "table", "attention"),
+    "rotation",
+    "table",
+    "attention",
     text="Each row counts its tokens from 0, also the padded ones.",
     remedy="Count only real tokens: positions = (mask.cumsum(-1) - 1).clamp(min=0).",
 )
@@ -92,15 +98,15 @@ def padding_counted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     if call.position_axis != "tokens":
         return
     difference = call.slots - call.positions[0]
-    if bool((difference == difference[0]).all()) and len(call.positions) == 1:
+    if bool((difference == difference[0]).all()):
         return  # the same for all tokens: position_offset
-    slots = call.slots.expand(len(call.positions), -1)
-    if not slots.equal(call.positions):
-        yield {}, replace(call, positions=slots)
+    if bool((call.positions == call.positions[0]).all()):  # else axes_ignored
+        yield {}, replace(call, positions=call.slots.expand(len(call.positions), -1))
 
 
 @mistake(
-    *("rotation", "attention"),
+    "rotation",
+    "attention",
     text="This layer does not rotate in the model, and theirs does.",
     remedy="Do not rotate in this layer: no_rope_layers[i] == 1 means that layer i rotates.",
 )

@@ -5,9 +5,13 @@ from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import Wrong, mistake
 from rope_core.diagnosis.mistakes.changes import each, with_rope
+from rope_core.errors import ConfigError
 
 MAX_AXES = 4
 """Most axes whose orders are all tried."""
@@ -40,7 +44,10 @@ def axes_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     axes = call.rope.num_axes
     if axes == 1:
         return
-    yield {"positions": "the first axis"}, replace(call, positions=call.positions[:1].expand(axes, -1))
+    yield (
+        {"positions": "the first axis"},
+        replace(call, positions=call.positions[:1].expand(axes, -1)),
+    )
     index = call.slots[None].expand(axes, -1)
     yield {"positions": "the index of the token"}, replace(call, positions=index)
 
@@ -97,13 +104,15 @@ def sections_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     given: Any = dict(rope.axes_parameters)["mrope_section"]
     other = SECTIONED[1 - SECTIONED.index(rope.axes)]
     known = [sections for sections in SECTIONS if sum(sections) == rope.half]
-    counted = _counted(clues, rope.half)
     choices = [(other, given)]
-    for sections in dict.fromkeys((*counted, *known)):
-        choices += [(scheme, sections) for scheme in (rope.axes, other)]
+    choices += [(scheme, sections) for sections in known for scheme in (rope.axes, other)]
+    if clues.axis is not None and len(clues.axis) == rope.half:
+        choices += [("mrope", _blocks(clues.axis)), (SECTIONED[1], _interleaved(clues.axis))]
 
     def change(choice: tuple[str, Any]) -> RotaryCall:
         scheme, sections = choice
+        if scheme == SECTIONED[1] and 3 * max(sections[1:]) > rope.half + 2:
+            raise ConfigError("mrope_section", "such that the axes alternate", sections)
         return with_rope(call, axes=scheme, axes_parameters=(("mrope_section", sections),))
 
     for found, wrong in each("choice", choices, call, change):
@@ -112,8 +121,26 @@ def sections_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
         yield {"mrope_section": [*sections], "arrangement": arrangement}, wrong
 
 
-def _counted(clues: Clues, half: int) -> list[tuple[int, ...]]:
-    """Return how many pairs follow each axis, as measured; () if a pair is not decided."""
-    if clues.axis is None or len(clues.axis) != half or bool((clues.axis < 0).any()):
-        return []
-    return [tuple(int((clues.axis == axis).sum()) for axis in range(3))]
+def _blocks(axis: Tensor) -> tuple[int, ...]:
+    """Return the sections in blocks that agree with most measured axes, `[n]`; -1 is unknown."""
+    count = len(axis)
+    first, second, third = (
+        torch.cat((torch.zeros(1), (axis == one).cumsum(0))) for one in range(3)
+    )
+    ends = torch.arange(count + 1)
+    agreed = (first - second)[:, None] + (second - third)[None]
+    agreed = agreed.masked_fill(ends[:, None] > ends[None], -1 - count)
+    best = int(agreed.argmax())
+    one, two = divmod(best, count + 1)
+    return one, two - one, count - two
+
+
+def _interleaved(axis: Tensor) -> tuple[int, ...]:
+    """Return the interleaved sections that agree with most measured axes, `[n]`."""
+    counts = []
+    for one in (1, 2):
+        column = axis[one::3]
+        gain = torch.where(column == one, 1, torch.where(column == -1, 0, -1)).cumsum(0)
+        best = int(gain.argmax()) if len(gain) else 0
+        counts.append(best + 1 if len(gain) and int(gain[best]) > 0 else 0)
+    return len(axis) - sum(counts), *counts

@@ -21,7 +21,7 @@ BASE = Number(
     parameter="theta",
     value=_base,
     vary=lambda call, theta: with_rope(call, theta=theta),
-    starts=lambda call: (2.0 * 1.6**power for power in range(51)),
+    starts=lambda call: (100 * 2.0**power for power in range(25)),
 )
 
 

@@ -51,7 +51,11 @@ def differ(one: RotaryCall, other: RotaryCall) -> bool:
     if one.rope != other.rope and gain(one) == gain(other):
         a, b = one.rope.frequency_table, other.rope.frequency_table
         same_axes = torch.equal(_axis(a), _axis(b))
-        if same_axes and a.inv_freq.shape == b.inv_freq.shape and torch.equal(a.inv_freq, b.inv_freq):
+        if (
+            same_axes
+            and a.inv_freq.shape == b.inv_freq.shape
+            and torch.equal(a.inv_freq, b.inv_freq)
+        ):
             names = ("layout", "trailing", "negative", "head_dim", "rotary_dim", "blocks")
             return any(getattr(one.rope, name) != getattr(other.rope, name) for name in names)
     return True

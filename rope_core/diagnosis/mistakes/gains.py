@@ -8,6 +8,10 @@ from rope_core.diagnosis.mistake import Number, Wrong, mistake
 from rope_core.diagnosis.mistakes.changes import each, gain
 
 
+NEUTRAL = 1e-3
+"""Gains that differ by less are the same."""
+
+
 def with_gain(call: RotaryCall, value: float) -> RotaryCall:
     """Return the call with another factor of cosine and sine."""
     return replace(call, gain=value)
@@ -78,5 +82,5 @@ def gain_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     MLX: yarn_get_mscale of the model file.
     Source: imp #880, llama.cpp #7118 and #17945, atlas #342.
     """
-    if clues.gain is not None:
+    if clues.gain is not None and abs(clues.gain - gain(call)) > NEUTRAL * abs(gain(call)):
         yield from each("gain", (clues.gain,), call, lambda value: with_gain(call, value))

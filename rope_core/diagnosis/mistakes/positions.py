@@ -24,7 +24,7 @@ HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
         parameter="offset",
         value=lambda call: 0.0,
         vary=lambda call, offset: replace(call, positions=call.positions + offset),
-        starts=lambda call: (0.0, *(sign * 2.0**p for p in range(0, 18, 2) for sign in (1, -1))),
+        starts=lambda call: (0.0, *(sign * 2.0**p for p in range(18) for sign in (1, -1))),
         is_ratio=False,
         is_whole=True,
     ),
@@ -55,7 +55,7 @@ def position_offset(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
         parameter="scale",
         value=lambda call: 1.0,
         vary=lambda call, scale: replace(call, positions=call.positions * scale),
-        starts=lambda call: (2.0 ** (power / 2) for power in range(-14, 15)),
+        starts=lambda call: (2.0**power for power in range(-7, 8)),
     ),
 )
 def position_scaled(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:

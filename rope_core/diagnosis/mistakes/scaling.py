@@ -15,7 +15,7 @@ from rope_core.diagnosis.mistakes.changes import (
 )
 from rope_core.frequencies import VARIANTS
 
-UNSCALED = ("default", "proportional", "xpos", "inv_freq")
+UNSCALED = ("default", "xpos", "inv_freq")
 FACTORS = {
     **dict.fromkeys(("linear", "ntk", "ntk_mixed", "dynamic", "yarn", "llama3"), "factor"),
     **{"ntk_alpha": "alpha", "longrope": "factor", "proportional": "factor"},
@@ -56,9 +56,9 @@ FACTOR = Number(
     value=_fitted_factor,
     vary=with_factor,
     starts=lambda call: (
-        (1.0 * 1.6**power for power in range(18))
+        (2.0**power for power in range(9))
         if call.rope.rope_type != "ntk_alpha"
-        else (1.0 * 2.5**power for power in range(13))
+        else (3.0**power for power in range(10))
     ),
 )
 
@@ -85,9 +85,7 @@ def scaling_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     Source: mlx-vlm #1710, ANEForge #58, shainet #111, omlx #3347, TensorRT-Model-Connect #399.
     """
     rope = call.rope
-    if rope.rope_type == "proportional":
-        yield from each("rope_type", ("proportional",), call, lambda _: with_factor(call, 1.0))
-    elif rope.rope_type not in UNSCALED:
+    if rope.rope_type not in UNSCALED:
         plain = {"rope_type": "default", "parameters": ()}
         yield from each("rope_type", (rope.rope_type,), call, lambda _: with_rope(call, **plain))
 
@@ -132,8 +130,7 @@ def scaling_other_type(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 @mistake(
     *EVERY,
-    text="The factor of the {expected_rope_type} scaling is {factor} instead of"
-    " {expected_factor}.",
+    text="The factor of the {expected_rope_type} scaling is {factor} instead of {expected_factor}.",
     remedy="Take factor from the scaling block of this config, not from another model's.",
     number=FACTOR,
 )
@@ -176,7 +173,7 @@ def with_original(call: RotaryCall, length: float) -> RotaryCall:
         parameter=ORIGINAL,
         value=_original,
         vary=with_original,
-        starts=lambda call: (64 * 2 ** (power / 3) for power in range(55)),
+        starts=lambda call: (256 * 2.0**power for power in range(15)),
         is_whole=True,
     ),
 )

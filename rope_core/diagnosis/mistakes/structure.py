@@ -17,7 +17,8 @@ SHARES = tuple(Fraction(n, 40) for n in (10, 20, 30, 16, 12, 5))
 
 
 @mistake(
-    *("rotation", "attention"),
+    "rotation",
+    "attention",
     text="Pairs are those of the layout '{layout}', where '{expected_layout}' is right.",
     remedy="Pair channels as the model does: (i, i + rotary_dim / 2) for half, (2i, 2i + 1) for"
     " interleaved; or permute the rows of the q and k projections.",
@@ -39,12 +40,13 @@ def layout_swapped(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
         return
     for layout in ("half", "interleaved", "interleaved_to_half"):
         if layout != call.rope.layout:
-            rope = replace(call.rope, layout=layout)  # type: ignore[arg-type]
+            rope = replace(call.rope, layout=layout)
             yield {"layout": layout}, replace(call, rope=rope)
 
 
 @mistake(
-    *("rotation", "attention"),
+    "rotation",
+    "attention",
     text="The columns of cosine and sine are repeated in one layout and the partners of channels"
     " are those of the other, so norms change.",
     remedy="Repeat the columns as the channels are paired: cat((t, t)) with rotate_half,"
@@ -65,14 +67,17 @@ def layout_mixed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     rope = call.rope
     if call.table_layout is not None or rope.frequency_table.inv_freq.numel() != rope.half:
         return
-    for pairs, tables in (("half", "interleaved"), ("interleaved", "half")):
+    mixes = [("half", "interleaved"), ("interleaved", "half")]
+    if rope.layout == "interleaved_to_half":
+        mixes += [(rope.layout, "half"), (rope.layout, "interleaved")]
+    for pairs, tables in mixes:
         if (pairs, rope.layout) != ("interleaved", "interleaved_tiled"):
             other = replace(rope, layout=pairs)  # type: ignore[arg-type]
             yield {}, replace(call, rope=other, table_layout=tables)  # type: ignore[arg-type]
 
 
 @mistake(
-    *("rotation",),
+    "rotation",
     text="The rotation is right, and its channels are in another order: theirs ="
     " expected[..., permutation] with permutation {permutation}. This is no mistake if q and k both"
     " have this order, because scores do not change.",
@@ -107,7 +112,10 @@ def layout_permuted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation", "table", "frequencies", "attention"),
+    "rotation",
+    "table",
+    "frequencies",
+    "attention",
     text="The whole head of {rotary_dim} channels rotates, where {expected_rotary_dim} are right.",
     remedy="Rotate the first {expected_rotary_dim} channels only, and let the others pass through:"
     " read partial_rotary_factor, rotary_pct or rotary_dim of the config, or the class's default.",
@@ -136,7 +144,10 @@ def partial_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation", "table", "frequencies", "attention"),
+    "rotation",
+    "table",
+    "frequencies",
+    "attention",
     text="{rotary_dim} channels of a head rotate, where {expected_rotary_dim} are right.",
     remedy="Rotate {expected_rotary_dim} channels of each head.",
 )
@@ -167,7 +178,7 @@ def _with_rotary_dim(call: RotaryCall, width: int) -> Iterator[Wrong]:
     rope = call.rope
     changes: list[dict[str, object]] = [{}]
     if rope.rope_type == "proportional":  # an ordinary partial rotation in its place
-        plain = {"rope_type": "default", "parameters": ()}
+        plain: dict[str, object] = {"rope_type": "default", "parameters": ()}
         changes = [{**plain, "frequency_dim": rope.rotary_dim}, plain]
     for change in changes:
         with suppress(ConfigError):  # lists and sections are of one width
@@ -176,7 +187,8 @@ def _with_rotary_dim(call: RotaryCall, width: int) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation", "attention"),
+    "rotation",
+    "attention",
     text="The rotated channels are at the other end of the head.",
     remedy="Rotate the last channels of a head if the model has its part without positions first"
     " (DeepSeek), otherwise the first.",
@@ -198,7 +210,7 @@ def slice_at_other_end(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    *("rotation",),
+    "rotation",
     text="Positions run along the axis of the {axis}, not along the tokens.",
     remedy="Transpose to the order of axes that the rotation expects: [B, H, S, D] in"
     " Hugging Face's attention, [B, S, H, D] in flash-attention and here.",

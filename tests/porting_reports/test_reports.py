@@ -1,0 +1,39 @@
+"""What `diagnose` says of the numbers of public reports."""
+
+import warnings
+from importlib import import_module
+
+import pytest
+
+from rope_core.diagnosis import diagnose
+from tests.diagnosis_oracle.judge import same_parameters
+from tests.porting_reports.report import REPORTS, Item
+
+for section in ("layouts", "configurations", "scalings", "positions", "precision"):
+    import_module(f"tests.porting_reports.{section}")
+
+NO_NUMBERS = {15: "an odd rotary width is refused when the config is read"}
+"""Items of rope-porting-mistakes.md that a request cannot show."""
+
+
+@pytest.mark.parametrize("item", REPORTS, ids=lambda item: item.name)
+def test_diagnosis(item: Item) -> None:
+    report = item.make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        diagnosis = diagnose(report.rope, **report.evidence)
+    assert diagnosis.verdict == report.verdict, diagnosis
+    if not item.mistakes:
+        return
+    first = {one.code: one.parameters for one in diagnosis.explanations[0].mistakes}
+    expected = item.expected()
+    assert first.keys() == expected.keys()
+    assert all(same_parameters(expected[code], first[code]) for code in expected), first
+
+
+def test_every_item_is_here() -> None:
+    assert {item.number for item in REPORTS} | NO_NUMBERS.keys() == set(range(1, 40))
+
+
+def test_thirty_items_are_named() -> None:
+    assert len({item.number for item in REPORTS if item.mistakes}) >= 30
