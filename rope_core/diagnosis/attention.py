@@ -28,6 +28,7 @@ from rope_core.diagnosis.attention_simulation import Part, products, visibility
 from rope_core.diagnosis.calls import Clues
 from rope_core.diagnosis.difference import channel_energies, ratio, relative_error, worst_element
 from rope_core.diagnosis.explain import explain, reproducing_rope
+from rope_core.diagnosis.mistake import MISTAKES
 from rope_core.diagnosis.model import model_clues
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis, Difference, Explanation
@@ -354,24 +355,24 @@ def _explanations(ranked: list[Candidate], right: AttentionCall) -> tuple[Explan
         "kv_heads": right.num_kv_heads,
         "group": right.num_heads // right.num_kv_heads,
     }
-    found = []
-    for candidate in ranked:
-        (explanation,) = explain([candidate], plain, is_rotation=False, expected=expected)
-        call = candidate.call
-        rotation = call.q or call.k
-        rotates_alike = plain is not None and rotation is not None
-        if rotates_alike and all(
-            side is None or side.rope == rotation.rope for side in (call.q, call.k)
-        ):
-            ropes = [
-                reproducing_rope(side, of_right)
-                for side, of_right in ((call.q, right.q), (call.k, right.k))
-                if side is not None and of_right is not None
-            ]
-            if rotation.rope != plain.rope and ropes and all(rope == ropes[0] for rope in ropes):
-                explanation = replace(explanation, rope=ropes[0])
-        found.append(explanation)
-    return tuple(found)
+    explanations = explain(ranked, plain, is_rotation=False, expected=expected)
+    return tuple(
+        replace(explanation, rope=_rope(candidate, right))
+        for candidate, explanation in zip(ranked, explanations, strict=True)
+    )
+
+
+def _rope(candidate: Candidate, right: AttentionCall) -> Mapping[str, Any] | None:
+    """Return parameters of the rope with which the right attention gives theirs; None if none."""
+    if any(MISTAKES[code].evidence == ("attention",) for code, _ in candidate.mistakes):
+        return None
+    call = candidate.call
+    ropes = [
+        reproducing_rope(theirs, of_right)
+        for theirs, of_right in ((call.q, right.q), (call.k, right.k))
+        if theirs is not None and of_right is not None
+    ]
+    return ropes[0] if ropes and all(rope == ropes[0] for rope in ropes) else None
 
 
 def _ambiguity(ranked: list[Candidate]) -> str | None:

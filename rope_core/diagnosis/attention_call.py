@@ -227,7 +227,7 @@ def _index(x: Tensor, index: Tensor | None, cu_seqlens: Tensor | None) -> Tensor
 
 
 def _query_index(call: Attend, sequences: tuple[Sequence, ...]) -> Tensor:
-    """Return the index of each query, int64 `[Tq]`; the last has that of the last key by default."""
+    """Return the index of each query, int64 `[Tq]`; by default the last has the last key's."""
     if call.q_index is not None:
         return _index(call.q, call.q_index, call.cu_seqlens_q)
     index = torch.empty(call.q.shape[:-2].numel(), dtype=torch.int64)

@@ -139,7 +139,7 @@ def _part(
 ) -> Part:
     kv_heads = heads // (call.num_heads // call.num_kv_heads)
     tiled = heads % call.num_kv_heads
-    kept = torch.cat((kv_heads, tiled)).unique()
+    kept = torch.unique(torch.cat((kv_heads, tiled)))
     tokens = queries + sequence.queries.start
 
     def of_queries(x: Tensor) -> Tensor:

@@ -288,7 +288,8 @@ class AttentionSearch:
             for offset in offsets:
                 by = offset if side == "q" else -offset
                 moved = replace(rotation, positions=rotation.positions + by)
-                call = replace(base.call, **{side: moved})
+                sides: dict[str, Any] = {side: moved}
+                call = replace(base.call, **sides)
                 yield base.add("position_offset", {"offset": by, "side": side}, call)
 
     def _best_offsets(self, call: AttentionCall, rope: RopeConfig) -> list[int]:

@@ -141,7 +141,10 @@ def diagnosis(right: dict[str, Any], wrong: dict[str, Any], num_queries: int = S
     options = {name: value for name, value in right.items() if name not in others}
     if "mask" in others:
         others["mask"] = MASK.expand(num_queries, S)
-    positions = {"q_positions": torch.arange(S - num_queries, S), "k_positions": torch.arange(S)}
+    positions: dict[str, Any] = {
+        "q_positions": torch.arange(S - num_queries, S),
+        "k_positions": torch.arange(S),
+    }
     return diagnose(
         ROPE, **given, out=out, lse=lse, attention=AttentionConfig(**options), **others, **positions
     )
