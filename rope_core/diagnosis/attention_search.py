@@ -115,7 +115,7 @@ class AttentionSearch:
     def singles(self) -> tuple[list[Candidate], list[Wrong], list[Wrong]]:
         """Return the calls with one mistake that are within the tolerance.
 
-        And the calls with a mistake of attention, or of the rotation, that is no fitted number.
+        And all calls with a mistake of attention, and those of the rotation that is not fitted.
         """
         right = Wrong((), self.right)
         of_attention, of_rotation = [*self._of_attention(right)], [*self._of_rotation(right)]
@@ -125,14 +125,14 @@ class AttentionSearch:
             is_scaled = any(one.mistakes[0][0] == "scale_wrong" for one in found)
             codes = ("gain_wrong",) if is_scaled else ()
         found += self._within(self._fitted_rotation(right, codes))
-        plain = [wrong for wrong in of_attention if wrong.mistakes[0][0] not in FITTED]
-        return found, plain, of_rotation
+        return found, of_attention, of_rotation
 
     def pairs(self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]) -> list[Candidate]:
         """Return the calls with two mistakes that are within the tolerance."""
         found = self._within(self._with_attention((*of_attention, *of_rotation)))
         if not self.is_settled(found):
-            found += self._within(self._with_fitted_rotation(of_attention))
+            plain = [wrong for wrong in of_attention if wrong.mistakes[0][0] not in FITTED]
+            found += self._within(self._with_fitted_rotation(plain))
         if not self.is_settled(found):
             found += self._within(self._scale_and_rotation())
         return found
