@@ -121,6 +121,7 @@ def _fit_field(
     limit: float,
 ) -> Fitted | None:
     """Return the scale or the softcap that fits best; None if it is that of the call."""
+    starts = [*named, *starts]
     values = torch.tensor(starts, dtype=torch.float64)
     fields: dict[str, Any] = {name: values.view(-1, 1, 1, 1)}
     result = simulate(replace(call, **fields), parts[0])
@@ -134,7 +135,10 @@ def _fit_field(
         field: dict[str, Any] = {name: value}
         return replace(call, **field)
 
-    found = fitted(change, start, parts, limit, named=named, output=output)
+    if start in named and error_of_out(change(start), parts, output) <= limit / 30:
+        found: Fitted | None = Fitted(start, False)  # also where weights are 0 and 1 at any scale
+    else:
+        found = fitted(change, start, parts, limit, named=named, output=output)
     right = getattr(call, name)
     if found is None or (right is not None and abs(found.value / right - 1) < SAME):
         return None
