@@ -96,7 +96,10 @@ def diagnose_attention(
         if tolerance is None:
             tolerance = _tolerance(out.dtype, right, chosen)
         wrong, right_energy = _energies(got[0], wanted[0])
-        answer = {"expected": expected.out, "error_by_position": ratio(wrong, right_energy)}
+        answer = {
+            "expected": expected.out,
+            "error_by_position": ratio(wrong, right_energy).nan_to_num(0.0),
+        }
         of_out = relative_error(float(wrong.sum()), float(right_energy.sum()))
         error = _difference(out, expected.out, of_out, got[1], wanted[1], tolerance)
         diagnosis = Diagnosis(verdict="unexplained", error=error, warnings=warnings, tensors=answer)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ NEAR = 5e-3
 """Relative difference at which a plain number is tried in place of a fitted one."""
 
 Output = Literal["out", "lse"]
+OUT: Output = "out"
 Change = Callable[[float], AttentionCall]
 """From a number to a call. Raises ConfigError if no call has the number."""
 
@@ -125,7 +126,7 @@ def _fit_field(
     values = torch.tensor(starts, dtype=torch.float64)
     fields: dict[str, Any] = {name: values.view(-1, 1, 1, 1)}
     result = simulate(replace(call, **fields), parts[0])
-    errors, output = errors_of(result, parts[0]), cast(Output, "out")
+    errors, output = errors_of(result, parts[0]), OUT
     if parts[0].lse is not None and float(errors.max() - errors.min()) < 1e-9:
         # queries that see one key: only the log-sum-exp depends on the scale
         errors, output = (result.lse - parts[0].lse).square().sum((-2, -1)), "lse"

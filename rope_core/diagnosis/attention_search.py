@@ -386,9 +386,9 @@ def _of_rotations(call: AttentionCall) -> Iterator[tuple[str, Mistake]]:
         return
     is_silent = all(rotation.times == 0 for rotation in rotations.values())
     for code, mistake in MISTAKES.items():
-        if "rotation" in mistake.evidence and code not in INVISIBLE:
-            if not is_silent or code == "nope_layer_rotated":
-                yield code, mistake
+        is_of_rotation = "rotation" in mistake.evidence and code not in INVISIBLE
+        if is_of_rotation and (not is_silent or code == "nope_layer_rotated"):
+            yield code, mistake
 
 
 def _by_parameters(
