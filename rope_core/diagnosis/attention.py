@@ -28,6 +28,7 @@ from rope_core.diagnosis.attention_simulation import Part, products, visibility
 from rope_core.diagnosis.calls import Clues
 from rope_core.diagnosis.difference import channel_energies, ratio, relative_error, worst_element
 from rope_core.diagnosis.explain import explain, reproducing_rope
+from rope_core.diagnosis.mistake import MISTAKES
 from rope_core.diagnosis.model import model_clues
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis, Difference, Explanation
@@ -94,11 +95,14 @@ def diagnose_attention(
         chosen = parts(tensors, right, errors) if len(tensors.q) else []
         if tolerance is None:
             tolerance = _tolerance(out.dtype, right, chosen)
-        answer = {"expected": expected.out, "error_by_position": _by_token(got[0], wanted[0])}
-        error = _difference(out, expected.out, got, wanted, tolerance)
-        diagnosis = Diagnosis(
-            verdict="unexplained", error=error, warnings=warnings, tensors=answer
-        )
+        wrong, right_energy = _energies(got[0], wanted[0])
+        answer = {
+            "expected": expected.out,
+            "error_by_position": ratio(wrong, right_energy).nan_to_num(0.0),
+        }
+        of_out = relative_error(float(wrong.sum()), float(right_energy.sum()))
+        error = _difference(out, expected.out, of_out, got[1], wanted[1], tolerance)
+        diagnosis = Diagnosis(verdict="unexplained", error=error, warnings=warnings, tensors=answer)
         if error.max_abs is None:
             text = "the evidence has numbers that are NaN or infinite"
             return replace(diagnosis, warnings=(*warnings, text))
@@ -151,7 +155,14 @@ def _call(
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not isinstance(tensor, Tensor):
             raise not_a_tensor(name, tensor)
-    for name in ("q_positions", "k_positions", "cu_seqlens_q", "cu_seqlens_k", "q_index", "k_index"):
+    for name in (
+        "q_positions",
+        "k_positions",
+        "cu_seqlens_q",
+        "cu_seqlens_k",
+        "q_index",
+        "k_index",
+    ):
         if name in given:
             given[name] = as_tensor(name, given[name], CPU)
     for name in ("sinks", "mask", "frequencies"):
@@ -217,23 +228,29 @@ def _errors(got: Outputs, expected: Outputs) -> Tensor:
     return errors.nan_to_num(0.0)
 
 
-def _by_token(got: Tensor, expected: Tensor) -> Tensor:
+def _energies(got: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the squares of difference and expected numbers of each token, float64 `[T]` each."""
+    if not got.numel():
+        return torch.zeros(len(got)).double(), torch.zeros(len(got)).double()
     wrong, _, right, _ = channel_energies(got, expected)
-    return ratio(wrong, right)
+    return wrong, right
 
 
 def _difference(
-    out: Tensor, expected_out: Tensor, got: Outputs, expected: Outputs, tolerance: float
+    out: Tensor,
+    expected_out: Tensor,
+    relative: float | None,
+    lse: Tensor | None,
+    expected_lse: Tensor | None,
+    tolerance: float,
 ) -> Difference:
     """Return the error: the greater of those of out and of lse."""
     max_abs, worst = worst_element(out, expected_out) if out.numel() else (0.0, None)
-    wrong, _, right, _ = channel_energies(got[0], expected[0]) if out.numel() else [torch.zeros(1)] * 4
-    relative = relative_error(float(wrong.sum()), float(right.sum()))
-    if got[1] is not None and expected[1] is not None:
-        if bool((got[1].isnan() | (got[1] == math.inf)).any()):
+    if lse is not None and expected_lse is not None:
+        if bool((lse.isnan() | (lse == math.inf)).any()):
             max_abs = None
-        right = expected[1].double().nan_to_num(0.0, 0.0, 0.0).square().sum()
-        wrong = lse_difference(got[1].double(), expected[1].double()).square().sum()
+        right = expected_lse.double().nan_to_num(0.0, 0.0, 0.0).square().sum()
+        wrong = lse_difference(lse.double(), expected_lse.double()).square().sum()
         of_lse = relative_error(float(wrong), float(right))
         if of_lse is not None:
             relative = max(of_lse, relative or 0.0)
@@ -341,24 +358,24 @@ def _explanations(ranked: list[Candidate], right: AttentionCall) -> tuple[Explan
         "kv_heads": right.num_kv_heads,
         "group": right.num_heads // right.num_kv_heads,
     }
-    found = []
-    for candidate in ranked:
-        (explanation,) = explain([candidate], plain, is_rotation=False, expected=expected)
-        call = candidate.call
-        rotation = call.q or call.k
-        rotates_alike = plain is not None and rotation is not None
-        if rotates_alike and all(
-            side is None or side.rope == rotation.rope for side in (call.q, call.k)
-        ):
-            ropes = [
-                reproducing_rope(side, of_right)
-                for side, of_right in ((call.q, right.q), (call.k, right.k))
-                if side is not None and of_right is not None
-            ]
-            if rotation.rope != plain.rope and ropes and all(rope == ropes[0] for rope in ropes):
-                explanation = replace(explanation, rope=ropes[0])
-        found.append(explanation)
-    return tuple(found)
+    explanations = explain(ranked, plain, is_rotation=False, expected=expected)
+    return tuple(
+        replace(explanation, rope=_rope(candidate, right))
+        for candidate, explanation in zip(ranked, explanations, strict=True)
+    )
+
+
+def _rope(candidate: Candidate, right: AttentionCall) -> Mapping[str, Any] | None:
+    """Return parameters of the rope with which the right attention gives theirs; None if none."""
+    if any(MISTAKES[code].evidence == ("attention",) for code, _ in candidate.mistakes):
+        return None
+    call = candidate.call
+    ropes = [
+        reproducing_rope(theirs, of_right)
+        for theirs, of_right in ((call.q, right.q), (call.k, right.k))
+        if theirs is not None and of_right is not None
+    ]
+    return ropes[0] if ropes and all(rope == ropes[0] for rope in ropes) else None
 
 
 def _ambiguity(ranked: list[Candidate]) -> str | None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -170,7 +171,7 @@ def is_float32(call: AttentionCall) -> bool:
 
 def in_float64(call: AttentionCall) -> AttentionCall:
     """Return the call with angles in float64."""
-    sides = {
+    sides: dict[str, Any] = {
         name: replace(rotation, rope=replace(rotation.rope, arithmetic="float64"))
         for name, rotation in (("q", call.q), ("k", call.k), ("v", call.v))
         if rotation is not None
@@ -226,7 +227,7 @@ def _index(x: Tensor, index: Tensor | None, cu_seqlens: Tensor | None) -> Tensor
 
 
 def _query_index(call: Attend, sequences: tuple[Sequence, ...]) -> Tensor:
-    """Return the index of each query: int64 `[Tq]`. By default the last has that of the last key."""
+    """Return the index of each query, int64 `[Tq]`; by default the last has the last key's."""
     if call.q_index is not None:
         return _index(call.q, call.q_index, call.cu_seqlens_q)
     index = torch.empty(call.q.shape[:-2].numel(), dtype=torch.int64)

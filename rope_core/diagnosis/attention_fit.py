@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ SAME = 1e-4
 NEAR = 5e-3
 """Relative difference at which a plain number is tried in place of a fitted one."""
 
+Output = Literal["out", "lse"]
+OUT: Output = "out"
 Change = Callable[[float], AttentionCall]
 """From a number to a call. Raises ConfigError if no call has the number."""
 
@@ -59,11 +62,11 @@ def relative_error(call: AttentionCall, parts: Sequence[Part], limit: float = ma
     return error
 
 
-def error_of_out(call: AttentionCall, parts: Sequence[Part]) -> float:
-    """Return |evidence - reproduced| / |reproduced| of out alone."""
+def error_of_out(call: AttentionCall, parts: Sequence[Part], output: Output = "out") -> float:
+    """Return |evidence - reproduced| / |reproduced| of one output."""
     sums = torch.zeros(2, dtype=torch.float64)
     for part in parts:
-        sums += _squares(part.out, simulate(call, part).out)
+        sums += _squares(getattr(part, output), getattr(simulate(call, part), output))
     return _ratio(*sums.tolist())
 
 
@@ -119,12 +122,24 @@ def _fit_field(
     limit: float,
 ) -> Fitted | None:
     """Return the scale or the softcap that fits best; None if it is that of the call."""
+    starts = [*named, *starts]
     values = torch.tensor(starts, dtype=torch.float64)
-    result = simulate(replace(call, **{name: values.view(-1, 1, 1, 1)}), parts[0])
-    start = starts[int(errors_of(result, parts[0]).argmin())]
-    found = fitted(
-        lambda value: replace(call, **{name: value}), start, parts, limit, named=named
-    )
+    fields: dict[str, Any] = {name: values.view(-1, 1, 1, 1)}
+    result = simulate(replace(call, **fields), parts[0])
+    errors, output = errors_of(result, parts[0]), OUT
+    if parts[0].lse is not None and float(errors.max() - errors.min()) < 1e-9:
+        # queries that see one key: only the log-sum-exp depends on the scale
+        errors, output = (result.lse - parts[0].lse).square().sum((-2, -1)), "lse"
+    start = starts[int(errors.nan_to_num(math.inf).argmin())]
+
+    def change(value: float) -> AttentionCall:
+        field: dict[str, Any] = {name: value}
+        return replace(call, **field)
+
+    if start in named and error_of_out(change(start), parts, output) <= limit / 30:
+        found: Fitted | None = Fitted(start, False)  # also where weights are 0 and 1 at any scale
+    else:
+        found = fitted(change, start, parts, limit, named=named, output=output)
     right = getattr(call, name)
     if found is None or (right is not None and abs(found.value / right - 1) < SAME):
         return None
@@ -145,6 +160,7 @@ def fitted(
     is_ratio: bool = True,
     named: Sequence[float] = (),
     step: float = STEP,
+    output: Output = "out",
 ) -> Fitted | None:
     """Return the number near `start` that fits best, None if none fits.
 
@@ -156,26 +172,33 @@ def fitted(
         is_ratio: whether numbers differ by ratios.
         named: numbers that code is known to have.
         step: change of the number to which the change of the output is measured.
+        output: what has to fit.
     """
-    value = _least_squares(change, start, is_ratio, parts[:1], step, PROBE_STEPS)
-    if value is None or not error_of_out(change(value), parts[:1]) <= limit:
+    value = _least_squares(change, start, is_ratio, parts[:1], step, PROBE_STEPS, output)
+    if value is None or not error_of_out(change(value), parts[:1], output) <= limit:
         return None
-    value = _least_squares(change, value, is_ratio, parts, step, STEPS)
+    value = _least_squares(change, value, is_ratio, parts, step, STEPS, output)
     if value is None:
         return None
-    best = error_of_out(change(value), parts)
+    best = error_of_out(change(value), parts, output)
     if not best <= limit:
         return None
     for near in (*named, *plain_numbers(value)):
         if abs(near - value) <= NEAR * abs(value):
             with suppress(ConfigError):
-                if error_of_out(change(near), parts) <= 1.1 * best + 1e-7:
+                if error_of_out(change(near), parts, output) <= 1.1 * best + 1e-7:
                     return Fitted(near, False)
     return Fitted(value, True)
 
 
 def _least_squares(
-    change: Change, value: float, is_ratio: bool, parts: Sequence[Part], step: float, steps: int
+    change: Change,
+    value: float,
+    is_ratio: bool,
+    parts: Sequence[Part],
+    step: float,
+    steps: int,
+    output: Output,
 ) -> float | None:
     """Return the number near `value` that fits best, by steps of Gauss and Newton.
 
@@ -186,11 +209,11 @@ def _least_squares(
         slope_error = slope_slope = error = norm = 0.0
         one, other = change(value), change(moved)
         for part in parts:
-            out = simulate(one, part).out
-            slope = (simulate(other, part).out - out) / step
-            slope_error += float((slope * (part.out - out)).sum())
+            out, theirs = getattr(simulate(one, part), output), getattr(part, output)
+            slope = (getattr(simulate(other, part), output) - out) / step
+            slope_error += float((slope * (theirs - out)).sum())
             slope_slope += float(slope.square().sum())
-            error += float((part.out - out).square().sum())
+            error += float((theirs - out).square().sum())
             norm += float(out.square().sum())
         if not slope_slope > 1e-12 or error > FAR[min(number, len(FAR) - 1)] ** 2 * norm:
             return None
@@ -203,6 +226,51 @@ def _least_squares(
         if abs(by) < CONVERGED * (1 if is_ratio else max(1.0, abs(value))):
             break
     return value
+
+
+def two_numbers(
+    change: Callable[[float, float], AttentionCall],
+    start: tuple[float, float],
+    parts: Sequence[Part],
+    limit: float,
+) -> tuple[float, float] | None:
+    """Return two numbers that fit together, None if none do.
+
+    Args:
+        change: makes a call of the number of a rope, and of the scale of the scores.
+        start: where the search starts; both differ by ratios.
+        parts: the evidence, a small part first.
+        limit: relative error above which numbers do not fit.
+    """
+    values = list(start)
+    for some, steps in ((parts[:1], PROBE_STEPS + 4), (parts, STEPS)):
+        for number in range(steps):
+            moved = [(values[0] * (1 + ROPE_STEP), values[1]), (values[0], values[1] * (1 + STEP))]
+            normal, side = torch.zeros(2, 2).double(), torch.zeros(2).double()
+            error = norm = 0.0
+            one, others = change(values[0], values[1]), [change(*pair) for pair in moved]
+            for part in some:
+                out = simulate(one, part).out
+                slopes = torch.stack(
+                    [
+                        ((simulate(other, part).out - out) / step).flatten()
+                        for other, step in zip(others, (ROPE_STEP, STEP), strict=True)
+                    ]
+                )
+                normal += slopes @ slopes.T
+                side += slopes @ (part.out - out).flatten()
+                error += float((part.out - out).square().sum())
+                norm += float(out.square().sum())
+            if error > FAR[min(number // 2, len(FAR) - 1)] ** 2 * norm:
+                return None
+            damping = 1e-9 * torch.eye(2).double() * normal.diagonal().sum().clamp(min=1e-12)
+            moves = torch.linalg.solve(normal + damping, side).clamp(-0.4, 0.4).tolist()
+            values = [value * math.exp(move) for value, move in zip(values, moves, strict=True)]
+            if max(map(abs, moves)) < CONVERGED:
+                break
+        if not error_of_out(change(values[0], values[1]), some) <= limit:
+            return None
+    return values[0], values[1]
 
 
 def plain_numbers(value: float) -> list[float]:

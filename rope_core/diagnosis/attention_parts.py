@@ -82,7 +82,7 @@ def _sequences(call: AttentionCall, errors: Tensor) -> list[Sequence]:
 
 
 def _heads(call: AttentionCall, errors: Tensor) -> Tensor:
-    """Return the worst head, the best one, and one that reads another kv head if heads are tiled."""
+    """Return the worst head, the best one, and one with another kv head if heads are tiled."""
     of_heads = errors.amax(0)
     group = call.num_heads // call.num_kv_heads
     numbers = torch.arange(call.num_heads)
@@ -139,7 +139,7 @@ def _part(
 ) -> Part:
     kv_heads = heads // (call.num_heads // call.num_kv_heads)
     tiled = heads % call.num_kv_heads
-    kept = torch.cat((kv_heads, tiled)).unique()
+    kept = torch.unique(torch.cat((kv_heads, tiled)))
     tokens = queries + sequence.queries.start
 
     def of_queries(x: Tensor) -> Tensor:

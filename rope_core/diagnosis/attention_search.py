@@ -1,6 +1,5 @@
 """Which mistakes, one or two at once, reproduce the evidence of attention."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,9 @@ from rope_core.diagnosis.attention_fit import (
     fitted,
     measure,
     named_scales,
+    plain_numbers,
     relative_error,
+    two_numbers,
 )
 from rope_core.diagnosis.attention_simulation import (
     Part,
@@ -42,6 +43,9 @@ INVISIBLE = ("layout_permuted", "position_offset")
 
 FITTED = {"scale_wrong": "scale", "softcap_wrong": "softcap", "lse_shifted": "lse_shift"}
 """Mistakes of attention whose parameter is fitted, and the clue that has it."""
+
+SCALE_RATIOS = (0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0, 8.0, 11.3)
+"""Scales of scores relative to the right one, near to one of which most code is."""
 
 MANY_KEYS = 256
 """Keys of a probe from which on only bases are fitted together with another mistake."""
@@ -111,7 +115,7 @@ class AttentionSearch:
     def singles(self) -> tuple[list[Candidate], list[Wrong], list[Wrong]]:
         """Return the calls with one mistake that are within the tolerance.
 
-        And the calls with a mistake of attention, or of the rotation, that is no fitted number.
+        And all calls with a mistake of attention, and those of the rotation that is not fitted.
         """
         right = Wrong((), self.right)
         of_attention, of_rotation = [*self._of_attention(right)], [*self._of_rotation(right)]
@@ -121,16 +125,16 @@ class AttentionSearch:
             is_scaled = any(one.mistakes[0][0] == "scale_wrong" for one in found)
             codes = ("gain_wrong",) if is_scaled else ()
         found += self._within(self._fitted_rotation(right, codes))
-        plain = [wrong for wrong in of_attention if wrong.mistakes[0][0] not in FITTED]
-        return found, plain, of_rotation
+        return found, of_attention, of_rotation
 
-    def pairs(
-        self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]
-    ) -> list[Candidate]:
+    def pairs(self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]) -> list[Candidate]:
         """Return the calls with two mistakes that are within the tolerance."""
         found = self._within(self._with_attention((*of_attention, *of_rotation)))
         if not self.is_settled(found):
-            found += self._within(self._with_fitted_rotation(of_attention))
+            plain = [wrong for wrong in of_attention if wrong.mistakes[0][0] not in FITTED]
+            found += self._within(self._with_fitted_rotation(plain))
+        if not self.is_settled(found):
+            found += self._within(self._scale_and_rotation())
         return found
 
     def is_settled(self, found: Sequence[Candidate]) -> bool:
@@ -199,8 +203,14 @@ class AttentionSearch:
                 continue
             if codes is not None and code not in codes:
                 continue
-            if base.mistakes and (code == "gain_wrong" or (is_long and code != "wrong_base")):
+            if base.mistakes and is_long and code != "wrong_base":
                 continue
+            if (
+                base.mistakes
+                and code == "gain_wrong"
+                and first.rope.rotary_dim == base.call.head_dim
+            ):
+                continue  # a scale of scores, which is told already
 
             def change(value: float, number: Number = number) -> AttentionCall:
                 sides = {side: number.vary(call, value) for side, call in rotations.items()}
@@ -278,7 +288,8 @@ class AttentionSearch:
             for offset in offsets:
                 by = offset if side == "q" else -offset
                 moved = replace(rotation, positions=rotation.positions + by)
-                call = replace(base.call, **{side: moved})
+                sides: dict[str, Any] = {side: moved}
+                call = replace(base.call, **sides)
                 yield base.add("position_offset", {"offset": by, "side": side}, call)
 
     def _best_offsets(self, call: AttentionCall, rope: RopeConfig) -> list[int]:
@@ -299,6 +310,57 @@ class AttentionSearch:
         offsets, stacked, _ = self.grids[name]
         errors = errors_of(simulate_products(call, part, stacked), part)
         return [offsets[i] for i in errors.argsort()[:NUM_OFFSETS].tolist()]
+
+    def _scale_and_rotation(self) -> Iterator[Wrong]:
+        """Return calls with another scale of the scores, and a fitted number of the rotation."""
+        right = Wrong((), self.right)
+        tried: set[tuple[str, str, int]] = set()
+        for ratio in SCALE_RATIOS:
+            scaled = replace(self.right, scale=self.right.scale * ratio)
+            for wrong in self._offsets(Wrong((), scaled)):
+                offset = wrong.mistakes[0][1]
+                name = "position_offset", str(offset["side"]), int(offset["offset"])
+                if name not in tried:
+                    tried.add(name)
+                    unscaled = replace(wrong, call=replace(wrong.call, scale=self.right.scale))
+                    yield from self._scaled(unscaled)
+            for code, mistake in _of_rotations(self.right):
+                number = mistake.number
+                if number is None or not number.is_ratio or code == "gain_wrong":
+                    continue
+                first = next(iter(_rotations(self.right).values()))
+                if number.value(first) is None:
+                    continue
+                yield from self._number_and_scale(right, code, number, scaled)
+
+    def _number_and_scale(
+        self, right: Wrong, code: str, number: Number, scaled: AttentionCall
+    ) -> Iterator[Wrong]:
+        rotations = _rotations(self.right)
+
+        def change(value: float, scale: float = scaled.scale) -> AttentionCall:
+            sides: dict[str, Any] = {
+                side: number.vary(call, value) for side, call in rotations.items()
+            }
+            return replace(self.right, **sides, scale=scale)
+
+        with suppress(ConfigError):
+            for start in self._starts(code, number, scaled, change)[:1]:
+                found = two_numbers(change, (start, scaled.scale), self.parts, self._limit)
+                if found is not None:
+                    value: float | int = round(found[0]) if number.is_whole else found[0]
+                    for near in plain_numbers(value):
+                        if abs(near / value - 1) < 1e-5 and not number.is_whole:
+                            value = near
+                            break
+                    call = change(value, self.right.scale)
+                    yield from self._scaled(right.add(code, {number.parameter: value}, call))
+
+    def _scaled(self, base: Wrong) -> Iterator[Wrong]:
+        """Add the scale that fits best."""
+        for wrong in self._of_attention(base):
+            if wrong.mistakes[-1][0] in ("scale_wrong", "softcap_wrong"):
+                yield wrong
 
     def _with_attention(self, singles: Sequence[Wrong]) -> Iterator[Wrong]:
         """Add each mistake of attention that changes something else."""
@@ -324,9 +386,9 @@ def _of_rotations(call: AttentionCall) -> Iterator[tuple[str, Mistake]]:
         return
     is_silent = all(rotation.times == 0 for rotation in rotations.values())
     for code, mistake in MISTAKES.items():
-        if "rotation" in mistake.evidence and code not in INVISIBLE:
-            if not is_silent or code == "nope_layer_rotated":
-                yield code, mistake
+        is_of_rotation = "rotation" in mistake.evidence and code not in INVISIBLE
+        if is_of_rotation and (not is_silent or code == "nope_layer_rotated"):
+            yield code, mistake
 
 
 def _by_parameters(

@@ -32,7 +32,7 @@ class KvHeads:
     @classmethod
     def of(cls, kv_heads: Tensor, kept: Tensor) -> "KvHeads":
         """Return the kv heads of query heads, int64 `[h]`; a part has those in `kept`."""
-        numbers, of_heads = kv_heads.unique(return_inverse=True)
+        numbers, of_heads = torch.unique(kv_heads, return_inverse=True)
         return cls(numbers, torch.searchsorted(kept, numbers), of_heads)
 
     def of_head(self, head: int) -> "KvHeads":
@@ -165,7 +165,9 @@ def _attend(
     of_keys = weights.sum(-1)
     total = of_keys if sinks is None else of_keys + (sinks - top).exp()
     values = _values(call, part, keys)  # [h, keys, Dv]
-    out = weights @ values.to(weights.dtype) / total.masked_fill(total == 0, 1)[..., None]  # [..., h, n, Dv]
+    out = (
+        weights @ values.to(weights.dtype) / total.masked_fill(total == 0, 1)[..., None]
+    )  # [..., h, n, Dv]
     out = out.transpose(-2, -3)
     if call.rotates_back and call.q is not None:
         out = _rotate(out, 1 / _factors(call, call.q, part.queries, part.heads), call.q)
@@ -262,9 +264,7 @@ def rotated(
     return x
 
 
-def _factors(
-    call: AttentionCall, rotation: RotaryCall, tokens: Tensor, heads: Tensor
-) -> Tensor:
+def _factors(call: AttentionCall, rotation: RotaryCall, tokens: Tensor, heads: Tensor) -> Tensor:
     """Return gain * exp(i angle) of one application, complex128 `[T or 1, h or 1, n]`."""
     once = replace(rotation, times=1)
     if call.frequencies is not None:
@@ -287,10 +287,10 @@ def _rotate(x: Tensor, factors: Tensor, rotation: RotaryCall) -> Tensor:
     end, width = start + rope.rotary_dim, rope.rotary_dim // rope.blocks
     table_layout = rotation.table_layout or rope.layout
     c, s = (
-        expand_to_channels(t.unflatten(-1, (rope.blocks, -1)), table_layout, width)
+        expand_to_channels(t.view(*t.shape[:-1], rope.blocks, -1), table_layout, width)
         for t in (factors.real, factors.imag)
     )
-    y = x[..., start:end].unflatten(-1, (rope.blocks, width))
+    y = x[..., start:end].reshape(*x.shape[:-1], rope.blocks, width)
     if rope.layout == "interleaved_to_half":
         y = deinterleave(y)
     y = (y * c + rotate_half(y, rope.layout) * s).flatten(-2)

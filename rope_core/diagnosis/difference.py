@@ -80,9 +80,13 @@ def worst_element(got: Tensor, expected: Tensor) -> tuple[float | None, WorstEle
         if float(value) > largest:
             largest, where = float(value), start + int(index)
         start += len(got_part)
-    index_of = tuple(int(i) for i in torch.unravel_index(torch.tensor(where), got.shape))
+    index_of: list[int] = []
+    rest = where
+    for size in reversed(got.shape):
+        index_of.insert(0, rest % size)
+        rest //= size
     got_value, expected_value = float(flat_got[where]), float(flat_expected[where])
-    return largest, WorstElement(index=index_of, expected=expected_value, got=got_value)
+    return largest, WorstElement(index=tuple(index_of), expected=expected_value, got=got_value)
 
 
 def difference(

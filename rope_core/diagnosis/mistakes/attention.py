@@ -19,7 +19,7 @@ def scale_wrong(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     scores. A query that sees one key is right.
     Why: the model has its own factor (query_pre_attn_scalar, attention_multiplier, 1.0 after
     normalised queries), or a factor of head_dim is taken where heads have two parts (MLA).
-    Hugging Face: `scaling` of the attention module; `self.scaling` must reach the attention function.
+    Hugging Face: `self.scaling` of the attention module must reach the attention function.
     vLLM: the argument `scale` of `Attention`.
     llama.cpp: `kq_scale` in the graph of the architecture, `f_attention_scale` in the parameters.
     MLX: the argument `scale` of `mx.fast.scaled_dot_product_attention`.
@@ -125,8 +125,8 @@ def v_rotated(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
 def causal_top_left(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The mask counts queries from 0, although keys of a cache come before them.
 
-    Looks like: one sequence from the start is right; decoding and later chunks of a prefill see only
-    the oldest keys.
+    Looks like: one sequence from the start is right; decoding and later chunks of a prefill see
+    the oldest keys only.
     Why: `is_causal=True` of PyTorch aligns the mask top-left.
     Hugging Face: pass a mask, or no mask for one query, to `scaled_dot_product_attention`.
     vLLM: pass `cu_seqlens_k` of the whole sequences; FlashAttention aligns bottom-right since 2.1.
@@ -165,20 +165,20 @@ def causal_missing(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong
 
 @mistake(
     "attention",
-    text="A query sees a window of {window} keys up to itself; the right number is {expected_window}.",
+    text="A query sees a window of {window} keys up to itself; right are {expected_window}.",
     remedy="Hide key j from query i where i - j >= window.",
 )
 def window_off_by_one(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The sliding window has one key more or one key less than the model's.
 
-    Looks like: sequences that fit into the window are right; later tokens are slightly wrong.
+    Looks like: sequences that fit into the window are right; later tokens are slightly off.
     Why: libraries count differently: a window counts the query's own key or not, and the comparison
     is `<` or `<=`.
     Hugging Face: `sliding_window` keys, with the query's own: i - j < sliding_window.
     vLLM: `per_layer_sliding_window` of `Attention`; FlashAttention gets (window - 1, 0).
     llama.cpp: `llama_hparams::is_masked_swa`: pos_i - pos_j >= n_swa is hidden.
     MLX: `create_causal_mask(window_size=...)`; RotatingKVCache keeps `max_size` keys.
-    Source: FlashAttention, `window_size` of `flash_attn_func`, which counts the keys before a query.
+    Source: FlashAttention, `window_size` of `flash_attn_func`: the keys before a query.
     """
     if call.window is None:
         return
