@@ -82,7 +82,12 @@ service.observability.request_log
 service.errors service.lifecycle service.observability service.settings service.installation
 service.exit_codes
 rope_core.plots
-rope_core.diagnosis rope_core.comparison
+rope_core.diagnosis.diagnose rope_core.comparison
+rope_core.diagnosis.table rope_core.diagnosis.attention
+rope_core.diagnosis.rotation
+rope_core.diagnosis.angles
+rope_core.diagnosis.mistakes
+rope_core.diagnosis
 rope_core.functional rope_core.parameter_differences
 rope_core.differentiable rope_core.sources
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy

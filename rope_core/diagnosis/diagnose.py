@@ -9,12 +9,12 @@ from torch import Tensor
 from rope_core.calls.rope_checks import widths
 from rope_core.checks import is_number, not_a_tensor
 from rope_core.config import AttentionConfig
-from rope_core.diagnosis.attention import diagnose_attention
+from rope_core.diagnosis.attention.diagnose import diagnose_attention
 from rope_core.diagnosis.calls import Clues
 from rope_core.diagnosis.model import model_clues
 from rope_core.diagnosis.result import Diagnosis
-from rope_core.diagnosis.rotation import diagnose_rotation
-from rope_core.diagnosis.tables import diagnose_frequencies, diagnose_table
+from rope_core.diagnosis.rotation.diagnose import diagnose_rotation
+from rope_core.diagnosis.table.diagnose import diagnose_frequencies, diagnose_table
 from rope_core.errors import ConfigError, ShapeError, brief
 from rope_core.functional.arguments import Numbers, as_tensor
 from rope_core.hf import Resolved

@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from rope_core.diagnosis.angles.slopes import line_residuals, measure_gain
 from rope_core.diagnosis.calls import RotaryCall, predict
-from rope_core.diagnosis.geometry import Geometry, geometry
-from rope_core.diagnosis.rotation_evidence import RotationEvidence
-from rope_core.diagnosis.slopes import line_residuals, measure_gain
+from rope_core.diagnosis.rotation.evidence import RotationEvidence
+from rope_core.diagnosis.rotation.geometry import Geometry, geometry
 
 ROWS = 128
 """Heads of tokens whose energies are compared, of dense evidence."""

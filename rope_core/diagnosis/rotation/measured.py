@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_core.diagnosis.angle_table import AngleTable
+from rope_core.diagnosis.angles.angle_table import AngleTable
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.result import Measured
-from rope_core.diagnosis.search import Search, wrong_calls
+from rope_core.diagnosis.rotation.search import Search, wrong_calls
 
 
 def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None, Tensor | None]:

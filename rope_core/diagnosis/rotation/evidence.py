@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rope_core.diagnosis.angle_table import AngleTable
+from rope_core.diagnosis.angles.angle_table import AngleTable
 from rope_core.diagnosis.calls import RotaryCall, predict
 from rope_core.diagnosis.difference import pieces
-from rope_core.diagnosis.geometry import energy_and_products, geometry, rotate_by
+from rope_core.diagnosis.rotation.geometry import energy_and_products, geometry, rotate_by
 from rope_core.diagnosis.sample import TOKENS, choose_heads, choose_tokens
 
 MAX_AXIS_TOKENS = 32

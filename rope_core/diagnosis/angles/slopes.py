@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rope_core.diagnosis.angle_table import AngleTable
+from rope_core.diagnosis.angles.angle_table import AngleTable
 from rope_core.diagnosis.calls import Clues, RotaryCall
 
 LAGS = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144)

@@ -5,15 +5,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rope_core.diagnosis.angle_table import AngleTable
+from rope_core.diagnosis.angles.angle_table import AngleTable
+from rope_core.diagnosis.angles.naming import name_angles
+from rope_core.diagnosis.angles.slopes import measure, measure_gain
 from rope_core.diagnosis.calls import Clues, RotaryCall, predict
-from rope_core.diagnosis.geometry import GeometryKey, geometry_key
 from rope_core.diagnosis.mistake import MISTAKES, Wrong
-from rope_core.diagnosis.naming import name_angles
-from rope_core.diagnosis.permutation import measure_permutation
 from rope_core.diagnosis.ranking import Candidate
-from rope_core.diagnosis.rotation_evidence import RotationEvidence, is_repeated
-from rope_core.diagnosis.slopes import measure, measure_gain
+from rope_core.diagnosis.rotation.evidence import RotationEvidence, is_repeated
+from rope_core.diagnosis.rotation.geometry import GeometryKey, geometry_key
+from rope_core.diagnosis.rotation.permutation import measure_permutation
 from rope_core.errors import RopeError
 
 SLACK = 3.0

@@ -14,8 +14,8 @@ from itertools import pairwise, product
 import torch
 from torch import Tensor
 
+from rope_core.diagnosis.angles.evidence import Evidence
 from rope_core.diagnosis.calls import RotaryCall
-from rope_core.diagnosis.evidence import Evidence
 from rope_core.diagnosis.mistake import Number
 from rope_core.errors import ConfigError
 

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from rope_core.diagnosis import mistakes  # noqa: F401  registers them
-from rope_core.diagnosis.angle_table import AngleTable
-from rope_core.diagnosis.calls import Clues, RotaryCall
-from rope_core.diagnosis.evidence import (
+from rope_core.diagnosis.angles.angle_table import AngleTable
+from rope_core.diagnosis.angles.evidence import (
     HALF_STEP,
     Angles,
     Evidence,
@@ -25,7 +24,8 @@ from rope_core.diagnosis.evidence import (
     in_float64,
     subset,
 )
-from rope_core.diagnosis.fit import Build, fit, refine, round_values
+from rope_core.diagnosis.angles.fit import Build, fit, refine, round_values
+from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import CODES, MISTAKES, Number
 from rope_core.diagnosis.ranking import Candidate
 from rope_core.errors import ConfigError

@@ -9,7 +9,8 @@ from torch import Tensor
 from rope_core.calls import CosSin
 from rope_core.checks import dtype_of, shape_of
 from rope_core.config import RopeConfig
-from rope_core.diagnosis import table_evidence
+from rope_core.diagnosis.angles.naming import name_angles, name_frequencies
+from rope_core.diagnosis.angles.slopes import geometric_base, measure
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.difference import (
     channel_energies,
@@ -18,14 +19,13 @@ from rope_core.diagnosis.difference import (
     ratio,
 )
 from rope_core.diagnosis.explain import explain
-from rope_core.diagnosis.measured import from_angles
-from rope_core.diagnosis.naming import name_angles, name_frequencies
 from rope_core.diagnosis.probe import next_probe
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis, Measured
+from rope_core.diagnosis.rotation.measured import from_angles
 from rope_core.diagnosis.sample import choose_tokens
-from rope_core.diagnosis.slopes import geometric_base, measure
-from rope_core.diagnosis.table_evidence import TableEvidence
+from rope_core.diagnosis.table import evidence as table_evidence
+from rope_core.diagnosis.table.evidence import TableEvidence
 from rope_core.errors import ConfigError, ShapeError
 from rope_core.hf import Resolved
 from rope_core.rotary import cos_sin

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from rope_core.config import RopeConfig
-from rope_core.diagnosis.attention_call import AttentionCall, Fitted
-from rope_core.diagnosis.attention_fit import (
+from rope_core.diagnosis.attention.fit import (
     ROPE_STEP,
     WHOLE_STEP,
     Change,
@@ -22,13 +21,14 @@ from rope_core.diagnosis.attention_fit import (
     relative_error,
     two_numbers,
 )
-from rope_core.diagnosis.attention_simulation import (
+from rope_core.diagnosis.attention.simulation import (
     Part,
     products,
     products_of_offsets,
     simulate_products,
     visibility,
 )
+from rope_core.diagnosis.attention_call import AttentionCall, Fitted
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import MISTAKES, Mistake, Number
 from rope_core.diagnosis.mistake import Wrong as WrongCall

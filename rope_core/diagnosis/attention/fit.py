@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rope_core.diagnosis.attention.simulation import Part, Result, simulate
 from rope_core.diagnosis.attention_call import AttentionCall, AttentionClues, Fitted
-from rope_core.diagnosis.attention_simulation import Part, Result, simulate
 from rope_core.errors import ConfigError
 
 PROBE_STEPS = 6

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rope_core.diagnosis.angle_table import AngleTable
+from rope_core.diagnosis.angles.angle_table import AngleTable
 from rope_core.diagnosis.calls import RotaryCall, predict
 
 HALF_STEP = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}

@@ -14,6 +14,10 @@ from rope_core.calls import Attend
 from rope_core.calls.rope_checks import widths
 from rope_core.checks import check_dtype, not_a_tensor, shape_of
 from rope_core.config import AttentionConfig
+from rope_core.diagnosis.attention.fit import difference as lse_difference
+from rope_core.diagnosis.attention.parts import AttentionTensors, parts
+from rope_core.diagnosis.attention.search import AttentionSearch
+from rope_core.diagnosis.attention.simulation import Part, products, visibility
 from rope_core.diagnosis.attention_call import (
     AttentionCall,
     angles_rms,
@@ -21,10 +25,6 @@ from rope_core.diagnosis.attention_call import (
     is_float32,
     right_call,
 )
-from rope_core.diagnosis.attention_fit import difference as lse_difference
-from rope_core.diagnosis.attention_parts import AttentionTensors, parts
-from rope_core.diagnosis.attention_search import AttentionSearch
-from rope_core.diagnosis.attention_simulation import Part, products, visibility
 from rope_core.diagnosis.calls import Clues
 from rope_core.diagnosis.difference import channel_energies, ratio, relative_error, worst_element
 from rope_core.diagnosis.explain import explain, reproducing_rope

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rope_core.checks import dtype_of, shape_of
-from rope_core.diagnosis.angle_table import AngleTable
+from rope_core.diagnosis.angles.angle_table import AngleTable
 from rope_core.diagnosis.calls import RotaryCall, predict
 from rope_core.diagnosis.difference import pieces
 from rope_core.errors import ShapeError

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rope_core.diagnosis.attention.simulation import KvHeads, Part
 from rope_core.diagnosis.attention_call import AttentionCall, Sequence
-from rope_core.diagnosis.attention_simulation import KvHeads, Part
 
 FEW_KEYS = 64
 """Queries that see at most so many keys are cheap to simulate."""

@@ -21,13 +21,13 @@ from rope_core.diagnosis.difference import (
     ratio,
 )
 from rope_core.diagnosis.explain import explain
-from rope_core.diagnosis.geometry import geometry
-from rope_core.diagnosis.measured import measured_numbers
 from rope_core.diagnosis.probe import next_probe
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis
-from rope_core.diagnosis.rotation_evidence import RotationEvidence
-from rope_core.diagnosis.search import SLACK, Search
+from rope_core.diagnosis.rotation.evidence import RotationEvidence
+from rope_core.diagnosis.rotation.geometry import geometry
+from rope_core.diagnosis.rotation.measured import measured_numbers
+from rope_core.diagnosis.rotation.search import SLACK, Search
 from rope_core.errors import RopeError, ShapeError
 from rope_core.hf import Resolved
 from rope_core.rotary import run_rotate

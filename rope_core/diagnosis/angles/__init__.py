@@ -1,0 +1,1 @@
+"""Name the mistakes in tables of angles and in frequencies."""

@@ -1,0 +1,1 @@
+"""Diagnose attention: inputs before the rotation, and outputs."""

@@ -1,0 +1,1 @@
+"""Diagnose rotations: tensors before and after."""

@@ -1,0 +1,1 @@
+"""Diagnose tables of cosine and sine, and rows of frequencies."""
