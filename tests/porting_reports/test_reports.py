@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 from rope_core.diagnosis import diagnose
-from tests.diagnosis_oracle.judge import same_parameters
+from tests.diagnosis_oracle.judge import same_parameters, told
 from tests.porting_reports.report import REPORTS, Item
 
 for section in ("layouts", "configurations", "scalings", "positions", "precision"):
@@ -22,7 +22,7 @@ def test_diagnosis(item: Item) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         diagnosis = diagnose(report.rope, **report.evidence)
-    assert diagnosis.verdict == report.verdict, diagnosis
+    assert diagnosis.verdict == report.verdict, told(diagnosis)
     if not item.mistakes:
         return
     first = {one.code: one.parameters for one in diagnosis.explanations[0].mistakes}
