@@ -33,7 +33,7 @@ def rows() -> Iterator[Any]:
         yield pytest.param(item, id=item.name, marks=marks)
 
 
-@pytest.mark.parametrize("item", rows())
+@pytest.mark.parametrize("item", list(rows()))
 def test_diagnosis(item: Item) -> None:
     report = item.make()
     with warnings.catch_warnings():
