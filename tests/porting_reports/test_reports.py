@@ -22,14 +22,14 @@ NOT_FOUND = {
     "14-derived_head_dim": "a table that is wider than the head",
     "27-other_split": "axes_dim of axial",
 }
-"""Reports that `diagnose` leaves unexplained although a code exists for each."""
+"""Reports that `diagnose` leaves unexplained although a code exists for each; not run."""
 
 
 def rows() -> Iterator[Any]:
     """Return the reports, marked if they are not found."""
     for item in REPORTS:
         reason = NOT_FOUND.get(item.name)
-        marks = [] if reason is None else [pytest.mark.xfail(reason=reason)]
+        marks = [] if reason is None else [pytest.mark.xfail(reason=reason, run=False)]
         yield pytest.param(item, id=item.name, marks=marks)
 
 
