@@ -32,7 +32,7 @@ def test_right_numbers(seed: int) -> None:
     assert judge(case, diagnosis_of(case)) == "right", case.description
 
 
-@pytest.mark.parametrize("seed", (0, 2))
+@pytest.mark.parametrize("seed", [0, 2])
 def test_no_known_mistake(seed: int) -> None:
     case = cases.strange_case(DRAW, random.Random(seed))
     assert diagnosis_of(case).verdict == "unexplained", case.description
