@@ -183,6 +183,11 @@ def attention_case(draw: Draw, codes: Sequence[str], rng: random.Random) -> Atte
         if parameters is None:
             return None
         truth.append((code, parameters))
+    if "longrope_other_list" in codes:
+        trained = layer.rope.numbers["original_max_position_embeddings"]
+        name = "short" if case.given.k_positions.max() >= trained else "long"
+        known: dict[str, Any] = {**dict(truth), "longrope_other_list": {"list": name}}
+        truth = [*known.items()]
     case = replace(case, truth=tuple(truth))
     ports = case.ports(case.truth)
     if not ports:

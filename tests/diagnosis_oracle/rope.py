@@ -20,7 +20,10 @@ DTYPES = {
 
 def rounded(x: Array, dtype: str | None) -> Array:
     """Return x with the numbers that `dtype` has, in the dtype of x."""
-    return x if dtype is None else x.astype(DTYPES[dtype]).astype(x.dtype)
+    if dtype is None:
+        return x
+    with np.errstate(over="ignore"):  # float16 ends at 65,504
+        return x.astype(DTYPES[dtype]).astype(x.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +127,8 @@ class Rope:
         """Return cosine and sine `[B, S, n]`, with frequencies for a call of that length."""
         angles, gain = self.angles(positions, length)
         gain = np.dtype(self.arithmetic).type(gain)
-        return np.cos(angles) * gain, np.sin(angles) * gain
+        with np.errstate(invalid="ignore"):
+            return np.cos(angles) * gain, np.sin(angles) * gain
 
     def rotate(
         self,

@@ -28,7 +28,7 @@ def mixed_tables() -> Report:
 def permuted_weights() -> Report:
     """The weights are wrong, so k is wrong before its rotation, and the rotation is right."""
     k = port.heads(1, 64, 8, 128)
-    k = k.flatten(-2).unflatten(-1, (32, 16, 2)).transpose(-1, -2).reshape(k.shape)
+    k = k.reshape(1, 64, 32, 16, 2).transpose(-1, -2).reshape(k.shape)
     turn = port.angles(POSITIONS, port.inv_freq(1_000_000.0, 128))
     return Report("mixtral-8x7b-v0.1", port.rotation(k, port.half(k, turn), POSITIONS), "agrees")
 

@@ -59,5 +59,6 @@ def twice() -> Report:
 def rotated_value() -> Report:
     q, k, v = (port.heads(1, 64, 2, 128, seed=seed) for seed in range(3))
     turn = port.angles(torch.arange(64), port.inv_freq(10_000.0, 128))
-    out = port.attention(*(port.half(x, turn) for x in (q, k, v)), 128**-0.5)
+    q_turned, k_turned, v_turned = (port.half(x, turn) for x in (q, k, v))
+    out = port.attention(q_turned, k_turned, v_turned, 128**-0.5)
     return Report("llama-2-7b", {"q": q, "k": k, "v": v, "out": out})

@@ -54,7 +54,7 @@ def softmax_scale() -> Report:
     for x in (q, k):
         part = port.interleaved(x[..., 128:], turn)
         turned.append(torch.cat((x[..., :128], part[..., ::2], part[..., 1::2]), -1))
-    out = port.attention(*turned, v, 192**-0.5)
+    out = port.attention(turned[0], turned[1], v, 192**-0.5)
     return Report("deepseek-v3", {"q": q, "k": k, "v": v, "out": out})
 
 
@@ -73,9 +73,13 @@ def list_by_capacity() -> Report:
 def phimoe() -> Report:
     """The numbers of 4.57, with the long factors."""
     short, long = [1.0 + 0.01 * i for i in range(32)], [1.0 + i for i in range(32)]
-    block = {"type": "longrope", "short_factor": short, "long_factor": long}
+    block: dict[str, object] = {"type": "longrope", "short_factor": short, "long_factor": long}
     block |= {"short_mscale": 1.1, "long_mscale": 1.25, "original_max_position_embeddings": 4096}
-    config = {"model_type": "phimoe", "hidden_size": 2048, "num_attention_heads": 32}
+    config: dict[str, object] = {
+        "model_type": "phimoe",
+        "hidden_size": 2048,
+        "num_attention_heads": 32,
+    }
     config |= {"head_dim": 64, "max_position_embeddings": 131_072, "rope_theta": 10_000.0}
     config |= {"rope_scaling": block, "original_max_position_embeddings": 4096}
     q, at = port.heads(1, 80, 2, 64), POSITIONS + 8000
