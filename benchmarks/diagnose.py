@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.table import print_header, print_machine, print_row
 from rope_core.config import AttentionConfig
-from rope_core.diagnosis import diagnose
+from rope_core.diagnosis.diagnose import diagnose
 from tests.diagnosis_oracle import attention_cases, cases
 from tests.diagnosis_oracle.judge import judge
 from tests.diagnosis_oracle.mistakes import ROTATION

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rope_core.diagnosis import MISTAKES, Mistake
+from rope_core.diagnosis.mistake import Mistake
+from rope_core.diagnosis.mistakes import MISTAKES
 
 FOLDER = Path(__file__).parent / "mistakes"
 

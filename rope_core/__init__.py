@@ -19,7 +19,8 @@ from rope_core.calls import (
 )
 from rope_core.comparison import Comparison, compare
 from rope_core.config import Arithmetic, AttentionConfig, Layout, RopeConfig, Rounding
-from rope_core.diagnosis import Diagnosis, diagnose
+from rope_core.diagnosis.diagnose import diagnose
+from rope_core.diagnosis.result import Diagnosis
 from rope_core.errors import ConfigError, NoBackend, RopeError, ShapeError
 from rope_core.frequencies import VARIANTS
 from rope_core.functional import RopeWarning, attend, rotate

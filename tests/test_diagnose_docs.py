@@ -9,8 +9,8 @@ from matplotlib import pyplot
 
 from docs.mistake_pages import FOLDER, mistake_pages
 from rope_core import plots
-from rope_core.diagnosis import MISTAKES
 from rope_core.diagnosis.mistake import PARTS
+from rope_core.diagnosis.mistakes import MISTAKES
 from service.cli.app import run
 from tests.conftest import ROOT
 

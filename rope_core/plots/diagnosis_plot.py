@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from rope_core.diagnosis import Diagnosis
+from rope_core.diagnosis.result import Diagnosis
 from rope_core.errors import ConfigError
 from rope_core.plots.figure import (
     INK,

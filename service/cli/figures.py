@@ -8,7 +8,7 @@ from typing import Any
 
 from rope_core import RopeError, plots
 from rope_core.config import RopeConfig
-from rope_core.diagnosis import Diagnosis, Difference, WorstElement
+from rope_core.diagnosis.result import Diagnosis, Difference, WorstElement
 from rope_core.hf import Resolved
 from service.cli.errors import InputError
 from service.cli.rope_argument import STDIN, RopeArgument

@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from rope_core import ConfigError, RopeConfig, plots, resolve, rotate
-from rope_core.diagnosis import Diagnosis, Difference
+from rope_core.diagnosis.result import Diagnosis, Difference
 from rope_core.plots.figure import spread
 from rope_core.plots.number_text import decade_text, number_text
 from rope_core.plots.similarity import rotated_cosine, self_score

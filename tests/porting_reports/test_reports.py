@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rope_core.diagnosis import diagnose
+from rope_core.diagnosis.diagnose import diagnose
 from tests.diagnosis_oracle.judge import same_parameters, told
 from tests.porting_reports.report import REPORTS, Item
 

@@ -5,7 +5,7 @@ import torch
 
 import rope_core
 from rope_core import AttentionConfig, RopeConfig, ShapeError
-from rope_core.diagnosis import (
+from rope_core.diagnosis.result import (
     Diagnosis,
     Difference,
     Explanation,

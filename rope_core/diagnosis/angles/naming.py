@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rope_core.diagnosis import mistakes  # noqa: F401  registers them
 from rope_core.diagnosis.angles.angle_table import AngleTable
 from rope_core.diagnosis.angles.evidence import (
     HALF_STEP,
@@ -26,7 +25,8 @@ from rope_core.diagnosis.angles.evidence import (
 )
 from rope_core.diagnosis.angles.fit import Build, fit, refine, round_values
 from rope_core.diagnosis.calls import Clues, RotaryCall
-from rope_core.diagnosis.mistake import CODES, MISTAKES, Number
+from rope_core.diagnosis.mistake import CODES, Number
+from rope_core.diagnosis.mistakes import MISTAKES
 from rope_core.diagnosis.ranking import Candidate
 from rope_core.errors import ConfigError
 

@@ -1,5 +1,6 @@
 """All known mistakes: importing this package registers them."""
 
+from rope_core.diagnosis.mistake import MISTAKES
 from rope_core.diagnosis.mistakes import (
     application,
     attention,
@@ -13,6 +14,7 @@ from rope_core.diagnosis.mistakes import (
 )
 
 __all__ = [
+    "MISTAKES",
     "application",
     "attention",
     "axes",

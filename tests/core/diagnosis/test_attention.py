@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from rope_core import AttentionConfig, ConfigError, ShapeError
-from rope_core.diagnosis import MISTAKES, Diagnosis, diagnose
+from rope_core.diagnosis.diagnose import diagnose
+from rope_core.diagnosis.mistakes import MISTAKES
+from rope_core.diagnosis.result import Diagnosis
 
 D, H, HKV, S = 16, 8, 2, 40
 ROPE = {"head_dim": D, "theta": 10_000.0}

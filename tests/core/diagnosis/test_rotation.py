@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from rope_core import ConfigError, RopeConfig, RopeError, ShapeError, rotate
-from rope_core.diagnosis import Diagnosis, diagnose
+from rope_core.diagnosis.diagnose import diagnose
+from rope_core.diagnosis.result import Diagnosis
 
 TOKENS, HEADS, DIM = 24, 2, 32
 ROPE = {"theta": 10_000.0}

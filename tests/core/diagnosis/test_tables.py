@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rope_core import ConfigError, ShapeError, resolve
-from rope_core.diagnosis import Diagnosis, diagnose
+from rope_core.diagnosis.diagnose import diagnose
+from rope_core.diagnosis.result import Diagnosis
 from tests.diagnosis_oracle.frequencies import geometric
 
 LLAMA = "llama-3.1-8b"
