@@ -32,13 +32,16 @@ SECTIONED = ("mrope", "mrope_interleaved")
 def axes_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """All pairs use one number of the position, the first axis or the running index.
 
-    Looks like: text is right as long as its axes are equal; tokens of images and what follows them
-        are wrong.
-    Why: positions are flattened to one axis, or the position ids are not passed in generation.
-    Hugging Face: get_rope_index gives position_ids of shape [3, B, S]; generate passes them.
-    vLLM: MRotaryEmbedding takes positions [3, T]; a model needs SupportsMRoPE.
-    llama.cpp: pos of llama_batch has 4 numbers of each token for M-RoPE, section by section.
-    MLX: mx.fast.rope has one axis: use the rotary embedding of the model file.
+    Looks like: text is right, because its axes are equal; tokens of images and all that follows are
+        wrong.
+    Why: positions are flattened to one axis, or generation does not pass the position ids.
+    Hugging Face: `get_rope_index` gives `position_ids` [3, B, S]; pass them in every step, with
+        `rope_deltas`.
+    vLLM: `MRotaryEmbedding` takes `positions` [3, tokens]; the model class needs `SupportsMRoPE`.
+    llama.cpp: `ggml_rope_multi` with four positions a token: `llama_batch.pos` has the sections one
+        after the other.
+    MLX: `nn.RoPE` has one axis, also for rope_type "mrope" in mlx-lm: use the model file of
+        mlx-vlm.
     Source: transformers #41152 and #40490, mlx-lm #1768, gLLM #115.
     """
     axes = call.rope.num_axes
@@ -63,12 +66,12 @@ def axes_order(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Axes are exchanged: axis order[k] is read where axis k is right.
 
     Looks like: text is right; tokens of images are wrong unless their axes are equal.
-    Why: the grid is given as width, height, time, or the section list of the model has another
-        order than time, height, width (ERNIE: height, width, time).
-    Hugging Face: position_ids[0] is time, [1] height, [2] width.
-    vLLM: get_mrope_input_positions has the same order.
-    llama.cpp: the sections of ggml_rope_multi are time, height, width and one more.
-    MLX: position_ids of the model file.
+    Why: the grid is given as width, height, time, or the sections of a model have another order
+        than time, height, width (ERNIE 4.5 has height, width, time).
+    Hugging Face: `position_ids[0]` is time, `[1]` height, `[2]` width.
+    vLLM: `get_mrope_input_positions` has the same order.
+    llama.cpp: the sections of `ggml_rope_multi` are time, height, width and one more.
+    MLX: `position_ids` of the model file in mlx-vlm, in the order of transformers.
     Source: diffusers #12538, transformers #45381.
     """
     axes = call.rope.num_axes
@@ -89,14 +92,16 @@ def axes_order(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def sections_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """The pairs of each axis are others: other numbers, or interleaved sections read as blocks.
 
-    Looks like: text is right; tokens of images are wrong in some pairs only.
-    Why: Qwen2-VL has contiguous sections and Qwen3-VL interleaved ones; mrope_interleaved is
-        mistaken for the layout of pairs, or the sections of another model are used.
-    Hugging Face: apply_interleaved_mrope of Qwen3-VL, apply_multimodal_rotary_pos_emb of Qwen2-VL.
-    vLLM: mrope_section and mrope_interleaved of MRotaryEmbedding.
-    llama.cpp: <arch>.rope.dimension_sections; rope type IMROPE for interleaved sections.
-    MLX: mrope_section of the model file.
-    Source: lattice #96, Qwen3-VL #209, diffusers #12538.
+    Looks like: text is right; tokens of images are wrong, in some pairs only.
+    Why: sections of Qwen2-VL are contiguous and those of Qwen3-VL interleaved; mrope_interleaved is
+        taken for the layout of pairs, or the sections of another model are used.
+    Hugging Face: `mrope_section` in `rope_parameters`; Qwen2-VL splits by it, Qwen3-VL takes every
+        third pair.
+    vLLM: `mrope_section` and `mrope_interleaved` in `rope_parameters`.
+    llama.cpp: `<arch>.rope.dimension_sections`; `GGML_ROPE_TYPE_IMROPE` for interleaved sections,
+        `GGML_ROPE_TYPE_MROPE` for contiguous ones.
+    MLX: `mrope_section` of the model file in mlx-vlm.
+    Source: lattice #96, Qwen3-VL #209.
     """
     rope = call.rope
     if rope.axes not in SECTIONED:

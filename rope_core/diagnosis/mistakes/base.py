@@ -35,16 +35,16 @@ BASE = Number(
 def wrong_base(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """The frequencies are powers of another base.
 
-    Looks like: position 0 is right and the fastest pair is right; the error grows with the position
-        and with the index of the pair.
-    Why: transformers 5 moved rope_theta from the top level of config.json into rope_parameters, and
-        code that reads the old place silently gets its own default, such as 10000.
-    Hugging Face: read config.rope_parameters["rope_theta"]; configs of transformers 4 have
-        config.rope_theta.
-    vLLM: pass rope_parameters (older versions: base=config.rope_theta) to get_rope.
-    llama.cpp: check <arch>.rope.freq_base in the GGUF file; --rope-freq-base overrides it.
-    MLX: pass base=args.rope_theta to nn.RoPE or initialize_rope.
-    Source: vllm #28542 and #29700, sglang #14745, DeepSpeed #8341, axolotl #810.
+    Looks like: position 0 and the fastest pair are right; the error grows with the position and
+        with the index of the pair.
+    Why: transformers 5 moved rope_theta from the top level of config.json into rope_parameters,
+        and `getattr(config, "rope_theta", 10000)` silently takes its default.
+    Hugging Face: `config.rope_parameters["rope_theta"]`; before version 5 `config.rope_theta`.
+    vLLM: pass `rope_parameters=config.rope_parameters` to `get_rope`, whose default is 10000;
+        check `--hf-overrides`.
+    llama.cpp: the key `<arch>.rope.freq_base` of the GGUF file; `--rope-freq-base` overrides it.
+    MLX: pass `args.rope_theta` as `base` to `initialize_rope` or `nn.RoPE`.
+    Source: vllm #28542 and #29700, sglang #14745, DeepSpeed #8341, onnxruntime-genai #2609.
     """
     if _base(call) is not None:
         yield from each("theta", BASES, call, lambda theta: with_rope(call, theta=theta))
@@ -59,15 +59,16 @@ def wrong_base(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def exponent_width_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """The denominator of the exponents is the width of the head, or of the rotated part.
 
-    Looks like: only models that rotate a part of each head are affected; the fastest pair is right,
-        and the slowest pair turns much too fast or too slowly.
-    Why: theta ** (-2i / dim) has dim = rotary_dim in ordinary partial rotation, and dim = head_dim
-        in proportional rotation; code for one of them is used for the other.
-    Hugging Face: dim is int(head_dim * partial_rotary_factor) in compute_default_rope_parameters;
-        rope_type "proportional" divides by head_dim.
-    vLLM: pass rotary_dim, not head_size, as rotary_dim of get_rope.
-    llama.cpp: n_dims of ggml_rope_ext is the denominator; see <arch>.rope.dimension_count.
-    MLX: the argument dims of mx.fast.rope is the denominator.
+    Looks like: only models that rotate a part of each head are affected: the fastest pair is right,
+        and the slowest turns far too fast or too slowly.
+    Why: `theta ** (-2i / dim)` has dim = rotary_dim in ordinary partial rotation and dim = head_dim
+        in proportional rotation (Gemma 4); code of one is used for the other.
+    Hugging Face: `compute_default_rope_parameters` divides by `int(head_dim *
+        partial_rotary_factor)`, rope_type "proportional" by `head_dim`.
+    vLLM: the classes divide by `rotary_dim`; Gemma 4 has a class of its own.
+    llama.cpp: `n_dims` of `ggml_rope_ext` is the denominator; proportional rotation needs
+        frequency factors.
+    MLX: `dims` of `mx.fast.rope` is the denominator; `ProportionalRoPE` divides by the head.
     Source: Megatron-Bridge #4195, #4196 and #4916, pie #602 and #603, coreai-models #66.
     """
     rope = call.rope

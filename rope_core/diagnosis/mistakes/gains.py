@@ -27,11 +27,13 @@ def gain_missing(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Cosine and sine are not multiplied by the attention scaling.
 
     Looks like: every rotated channel is too small by one factor, at position 0 as everywhere.
-    Why: YaRN and LongRoPE return frequencies and a factor, and the code uses the frequencies only.
-    Hugging Face: self.attention_scaling of the rotary embedding.
-    vLLM: mscale of YaRNScalingRotaryEmbedding, in the cache of cosine and sine.
-    llama.cpp: <arch>.rope.scaling.attn_factor, --yarn-attn-factor.
-    MLX: mscale of YarnRoPE.
+    Why: YaRN and LongRoPE give frequencies and a factor of cosine and sine, and the code uses the
+        frequencies only.
+    Hugging Face: multiply cosine and sine by `self.attention_scaling` of the rotary embedding.
+    vLLM: `self.mscale` of `YaRNScalingRotaryEmbedding` is in its cache of cosine and sine.
+    llama.cpp: `ggml_rope_ext` multiplies by `attn_factor * (1 + 0.1 * ln(1 / freq_scale))` if
+        `ext_factor` is not 0, and by `attn_factor` alone otherwise.
+    MLX: `YarnRoPE` and `SuScaledRoPE` multiply their input; `mx.fast.rope` alone does not.
     Source: imp #880, llama.cpp #7118 and #17945, atlas #342.
     """
     if gain(call) != 1:
@@ -49,11 +51,12 @@ def gain_twice(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """The attention scaling is applied to the tables, and again elsewhere.
 
     Looks like: every rotated channel is too large by one factor, at position 0 as everywhere.
-    Why: the tables have the factor already, and the rotation or the scores get it again.
-    Hugging Face: the tables have it; apply_rotary_pos_emb does not apply it.
+    Why: the tables have the factor, and the rotation or the scale of the scores gets it again.
+    Hugging Face: cosine and sine have it; `apply_rotary_pos_emb` does not apply it.
     vLLM: the cache of cosine and sine has it.
-    llama.cpp: ggml_rope_ext computes a part of it from ext_factor: pass the rest as attn_factor.
-    MLX: YarnRoPE multiplies its input by mscale.
+    llama.cpp: `ggml_rope_ext` adds `1 + 0.1 * ln(factor)` itself if `ext_factor` is not 0: divide
+        `attn_factor`, or `--yarn-attn-factor`, by it.
+    MLX: `YarnRoPE` multiplies its input by `self.mscale`: do not scale q or k yourself.
     Source: TensorRT-LLM #16378, llama.cpp #17945.
     """
     if gain(call) != 1:
@@ -73,12 +76,14 @@ def gain_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Cosine and sine are multiplied by another number.
 
     Looks like: every rotated channel is wrong by one factor, at position 0 as everywhere.
-    Why: one of mscale and mscale_all_dim is used instead of the ratio of both, or attention_factor
-        of the config is not read.
-    Hugging Face: attention_factor of the block, or get_mscale in _compute_yarn_parameters.
-    vLLM: yarn_get_mscale in DeepseekScalingRotaryEmbedding.
-    llama.cpp: --yarn-attn-factor, <arch>.rope.scaling.yarn_log_multiplier.
-    MLX: yarn_get_mscale of the model file.
+    Why: one of mscale and mscale_all_dim is used in place of their ratio, or attention_factor of
+        the config is not read.
+    Hugging Face: `attention_factor` of the block; without it `get_mscale(factor, mscale) /
+        get_mscale(factor, mscale_all_dim)` in `_compute_yarn_parameters`.
+    vLLM: `get_rope` passes `attn_factor`, not `attention_factor`, to YaRN; `mscale` and
+        `mscale_all_dim` to rope_type "deepseek_yarn".
+    llama.cpp: `<arch>.rope.scaling.attn_factor` and `.yarn_log_multiplier`, `--yarn-attn-factor`.
+    MLX: `attention_factor`, `mscale` and `mscale_all_dim` of `scaling_config`.
     Source: imp #880, llama.cpp #7118 and #17945, atlas #342.
     """
     if clues.gain is None or not call.times:

@@ -21,14 +21,15 @@ from rope_core.hf.resolve import COMPATS
 def layer_type_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """The parameters of another layer type are used.
 
-    Looks like: layers of one type are right, and all of another type are wrong.
-    Why: models such as Gemma 3, ModernBERT and OLMo 3 have two bases, or scaling on one type only,
-        and the code has one rotary embedding for all layers.
-    Hugging Face: rope_parameters["sliding_attention"] and ["full_attention"]; older configs have
-        rope_local_base_freq.
-    vLLM: each attention layer calls get_rope with the parameters of its type.
-    llama.cpp: <arch>.rope.freq_base and rope.freq_base_swa; scaling is for full layers only.
-    MLX: the rotary embedding is made in each attention layer.
+    Looks like: layers of one type are right, and all layers of another type are wrong.
+    Why: Gemma 3, ModernBERT, OLMo 3 and others have two bases, or scaling on one type only, and the
+        code has one rotary embedding for all layers.
+    Hugging Face: `rope_parameters["sliding_attention"]` and `["full_attention"]`; older Gemma 3
+        files have `rope_local_base_freq`, ModernBERT `local_rope_theta`.
+    vLLM: each attention layer calls `get_rope` with the parameters of its own type.
+    llama.cpp: `<arch>.rope.freq_base` and `<arch>.rope.freq_base_swa`; scaling belongs to full
+        layers.
+    MLX: make the rotary embedding in each attention layer, by its type.
     Source: llama.cpp #14367, ferrox #39, tt-metal #22809.
     """
     if clues.resolve is None or clues.resolved is None:
@@ -48,12 +49,14 @@ def layer_type_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def config_of_other_version(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Another version of transformers reads the config in another way.
 
-    Looks like: the numbers are those of a reference that was made with the other version.
-    Why: transformers 5 moved keys into rope_parameters and changed defaults of some classes.
-    Hugging Face: 4.57 reads rope_scaling and the keys outside only; 5 reads rope_parameters.
-    vLLM: follows the version of transformers that is installed.
-    llama.cpp: convert_hf_to_gguf reads the file as of its own version.
-    MLX: ModelArgs reads the file, mostly as 4.57 does.
+    Looks like: the numbers are those of a reference made with the other version of transformers.
+    Why: version 5 moved keys into rope_parameters, by layer type where types differ, and fixed what
+        some classes did not read.
+    Hugging Face: 4.57 reads rope_scaling and the keys outside of it only; 5 reads rope_parameters
+        first. Save the config again with the version that you serve with.
+    vLLM: follows the transformers that is installed.
+    llama.cpp: what `convert_hf_to_gguf.py` read is in the GGUF file; convert again.
+    MLX: `ModelArgs` of the model file reads the keys by itself, mostly those of 4.57.
     Source: vllm #28542 and #29700, sglang #14745, SkyRL #690, Liger #1013.
     """
     for compat in COMPATS:

@@ -32,15 +32,17 @@ HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 def position_offset(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """All positions differ from the right ones by one number.
 
-    Looks like: position 0 is wrong, and each pair is off by a constant angle. Scores between tokens
-        with the same offset are right.
-    Why: positions start at 1, padding is counted, or the offset of the cache is the number of kept
-        rows instead of the number of tokens before.
-    Hugging Face: position_ids, or cache_position with a cache.
-    vLLM: positions of the model runner.
-    llama.cpp: pos of llama_batch; n_past counts all tokens before.
-    MLX: offset of mx.fast.rope is cache.offset.
-    Source: VeloxQuant-MLX #138, fla #766, executorch #2010, rotary-embedding-torch #11.
+    Looks like: position 0 is wrong, and each pair is off by a constant angle. Scores are right if
+        q and k have the same offset.
+    Why: positions start at 1, padding is counted, or the number of rows kept in a cache is taken
+        for the number of tokens before.
+    Hugging Face: `position_ids`; with a cache they start at `past_key_values.get_seq_length()`.
+    vLLM: `positions` of the model runner count all tokens before, cached or not.
+    llama.cpp: `llama_batch.pos` counts all tokens before; after `llama_memory_seq_rm` shift the
+        rest with `llama_memory_seq_add`.
+    MLX: `offset=cache.offset`, taken before `cache.update_and_fetch`.
+    Source: VeloxQuant-MLX #138, fla #766, executorch #2010, rotary-embedding-torch #11,
+        hipfire #391.
     """
     for offset in (-1.0, 1.0):
         yield {"offset": int(offset)}, replace(call, positions=call.positions + offset)
@@ -62,13 +64,13 @@ def position_scaled(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """All positions are multiplied by one number.
 
     Looks like: every pair turns too fast or too slowly by one ratio.
-    Why: linear interpolation is applied although the config has none, or to layers that do not have
-        it, or is missing.
-    Hugging Face: rope_type "linear" belongs to the layers of one type in Gemma 3.
-    vLLM: LinearScalingRotaryEmbedding is chosen by rope_type.
-    llama.cpp: --rope-freq-scale and --rope-scale, or <arch>.rope.scaling.factor.
-    MLX: scale of mx.fast.rope.
-    Source: llama.cpp #14367, mlx-vlm #1709, mlxcel #1340, LongLoRA #181.
+    Why: linear interpolation is applied to a model or a layer type that has none, or is left out.
+    Hugging Face: rope_type "linear" divides frequencies by `factor`; in Gemma 3 only those of
+        full-attention layers.
+    vLLM: `LinearScalingRotaryEmbedding` is taken for rope_type "linear" only.
+    llama.cpp: `--rope-freq-scale` is 1 / `--rope-scale`; `<arch>.rope.scaling.factor`.
+    MLX: `scale` of `mx.fast.rope` multiplies positions: it is 1 / factor.
+    Source: mlx-vlm #1709, mlxcel #1340, llama.cpp #14367, LongLoRA #181.
     """
     for scale in (*powers_of_two(-6, -1), *powers_of_two(1, 6)):
         yield {"scale": scale}, replace(call, positions=call.positions * scale)
@@ -85,12 +87,14 @@ def positions_rounded(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Positions are in half precision.
 
     Looks like: positions up to 256 in bfloat16, or 2048 in float16, are right; above, neighbouring
-        tokens have the same rotation, in steps that grow.
-    Why: torch.arange takes the default dtype, or the position ids are cast with the model.
-    Hugging Face: position_ids.float() under maybe_autocast(enabled=False).
-    vLLM: positions are int64.
-    llama.cpp: positions are int32.
-    MLX: mx.arange(..., dtype=mx.float32) in code without mx.fast.rope.
+        tokens share a rotation, in steps that grow.
+    Why: `torch.arange` gets the default dtype or a wrapper casts it, or position ids are cast with
+        the model.
+    Hugging Face: `position_ids` are int64, and `.float()` is applied to them in the rotary
+        embedding; keep them out of autocast and of `model.half()` wrappers.
+    vLLM: `positions` are int64.
+    llama.cpp: `llama_batch.pos` is int32.
+    MLX: `offset` is an integer; in your own code `mx.arange(..., dtype=mx.float32)`.
     Source: transformers #28685, DeepSpeed #4932, gpt-neox #1003, diffusers #13922.
     """
     for name, dtype in HALF.items():
@@ -106,13 +110,15 @@ def positions_rounded(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def angles_rounded(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Frequencies, or their products with positions, are in half precision.
 
-    Looks like: the error grows with the position and is largest for fast pairs, which are random at
-        positions above some hundred.
-    Why: the buffer inv_freq is cast with the model, or autocast computes the product.
-    Hugging Face: inv_freq is a buffer that is not saved; model.half() casts the buffer.
-    vLLM: _compute_inv_freq and the cache are float32.
+    Looks like: the error grows with the position and is largest for the fastest pairs, whose angles
+        are arbitrary above some hundred positions.
+    Why: the buffer inv_freq is cast with the model, or autocast computes the product of positions
+        and frequencies.
+    Hugging Face: `model.half()` and `model.to(torch.bfloat16)` cast the buffer `inv_freq`, and
+        `.float()` in `forward` cannot bring the digits back: load with `dtype=` instead.
+    vLLM: frequencies and the cache are computed in float32, and cast at the end.
     llama.cpp: angles are float32.
-    MLX: mx.fast.rope computes in float32; code of its own may not.
+    MLX: `mx.fast.rope` computes in float32; keep `freqs` in float32.
     Source: transformers #25681, #29285 and #24262, Megatron-LM #744, optimum-habana #746.
     """
     if call.angles_dtype is not None or call.frequencies_dtype is not None:

@@ -74,16 +74,17 @@ FACTOR = Number(
 def scaling_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """The scaling block of the config has no effect.
 
-    Looks like: fast pairs are right and slow pairs turn too fast, so that short prompts look well
-        and long ones do not; with YaRN and LongRoPE all values are too small by a constant.
+    Looks like: fast pairs are right and slow pairs turn too fast, so short prompts look well and
+        long ones do not. With YaRN and LongRoPE all values are also too small by one factor.
     Why: the code has no branch for the variant, reads rope_scaling where the file has
-        rope_parameters, or type where the file has rope_type.
-    Hugging Face: pass config to the rotary embedding; an override rope_scaling=None removes the
-        block.
-    vLLM: pass rope_parameters (older versions: rope_scaling) to get_rope.
-    llama.cpp: llama3 needs the tensor rope_freqs of the GGUF file; the others need
-        <arch>.rope.scaling.type, which --rope-scaling overrides.
-    MLX: build the rotary embedding with initialize_rope(..., scaling_config=args.rope_scaling).
+        rope_parameters, or reads `type` where the file has `rope_type`.
+    Hugging Face: build the rotary embedding from the config; an override `rope_scaling=None`
+        removes the block.
+    vLLM: pass `rope_parameters` (older versions: `rope_scaling`) to `get_rope`.
+    llama.cpp: llama3 needs the tensor `rope_freqs.weight`, LongRoPE `rope_factors_long.weight` and
+        `rope_factors_short.weight`; linear and YaRN need `<arch>.rope.scaling.type`, which
+        `--rope-scaling` overrides.
+    MLX: pass `scaling_config=args.rope_scaling` to `initialize_rope`; `nn.RoPE` alone has none.
     Source: mlx-vlm #1710, ANEForge #58, shainet #111, omlx #3347, TensorRT-Model-Connect #399.
     """
     rope = call.rope
@@ -100,15 +101,15 @@ def scaling_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def scaling_other_type(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Another variant is computed with the numbers of the config.
 
-    Looks like: the slowest pairs are right or nearly so, since most variants divide them by the
-        factor, and those between are wrong.
-    Why: an unknown rope_type falls through to linear or dynamic scaling, which need only a factor.
-    Hugging Face: ROPE_INIT_FUNCTIONS has the variants by rope_type.
-    vLLM: get_rope chooses the class by rope_type; check that it is not overwritten by hf_overrides.
-    llama.cpp: <arch>.rope.scaling.type is linear or yarn; llama3 and longrope are tensors of
-        factors.
-    MLX: initialize_rope chooses the class by type or rope_type.
-    Source: vllm #10293 and #9250, ms-swift #2340, LightLLM #1129.
+    Looks like: the slowest pairs are right or nearly so, because most variants divide them by the
+        factor, and the pairs between are wrong.
+    Why: an unknown rope_type falls through to linear or dynamic scaling, which need a factor only.
+    Hugging Face: `ROPE_INIT_FUNCTIONS[rope_parameters["rope_type"]]`.
+    vLLM: `get_rope` takes the class by `rope_type`; "su" and "mrope" are older names.
+    llama.cpp: `<arch>.rope.scaling.type` is none, linear, yarn or longrope; `--rope-scaling`
+        overrides it. llama3 is a tensor, not a type.
+    MLX: `initialize_rope` takes the class by `type`, otherwise by `rope_type`.
+    Source: vllm #10293 and #9250, transformers #33401, ms-swift #2340, LightLLM #1129.
     """
     rope = call.rope
     if rope.rope_type in UNSCALED:
@@ -140,13 +141,13 @@ def factor_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """The variant is right and its factor is not.
 
     Looks like: fast pairs are right, and slow pairs are wrong by one ratio.
-    Why: the factor of another model of the family is written in the code (8 for Llama 3.1, 32 for
-        Llama 3.2), or is computed from the lengths where the config has one.
-    Hugging Face: rope_parameters["factor"].
-    vLLM: the same; hf_overrides may set another.
-    llama.cpp: <arch>.rope.scaling.factor, --rope-scale; llama3 has the factor in rope_freqs.
-    MLX: scaling_config["factor"].
-    Source: unsloth #6925.
+    Why: the factor of another model of the family is written into the code (8 of Llama 3.1 for 32
+        of Llama 3.2), or is computed from the lengths although the config has one.
+    Hugging Face: `rope_parameters["factor"]`.
+    vLLM: `rope_parameters["factor"]`; check `--hf-overrides`.
+    llama.cpp: `<arch>.rope.scaling.factor`, `--rope-scale`; llama3 has it in `rope_freqs.weight`.
+    MLX: `scaling_config["factor"]`.
+    Source: unsloth #6925, llama.cpp #14367.
     """
     factor = factor_of(call)
     if factor is not None:
@@ -183,13 +184,14 @@ def original_length_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """The bounds of the variant follow from another trained length.
 
     Looks like: the fastest and the slowest pairs are right, and those between are wrong.
-    Why: max_position_embeddings is used for original_max_position_embeddings; model cards differ in
-        which of the two is the trained length.
-    Hugging Face: rope_parameters["original_max_position_embeddings"], or the key of that name
-        outside of the block.
-    vLLM: the same key; max_model_len is another number.
-    llama.cpp: <arch>.rope.scaling.original_context_length, --yarn-orig-ctx.
-    MLX: scaling_config["original_max_position_embeddings"].
+    Why: max_position_embeddings is taken for original_max_position_embeddings. Which of the two is
+        the trained length differs between model cards.
+    Hugging Face: `rope_parameters["original_max_position_embeddings"]`; if that is missing,
+        version 5 takes `max_position_embeddings`. Phi-3 has the key outside of the block.
+    vLLM: the same key; `--max-model-len` is another number.
+    llama.cpp: `<arch>.rope.scaling.original_context_length`, `--yarn-orig-ctx`.
+    MLX: `scaling_config["original_max_position_embeddings"]`; the defaults of `YarnRoPE` and
+        `Llama3RoPE` are 4096 and 8192.
     Source: vllm #8793, #10293 and #16757, RULER #56.
     """
     if ORIGINAL not in dict(call.rope.parameters):
@@ -211,12 +213,14 @@ def original_length_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def truncate_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """The bounds of YaRN's ramp are rounded to whole pairs, or are not.
 
-    Looks like: only the blended pairs are wrong, by a few percent.
-    Why: gpt-oss has "truncate": false, and older implementations always round.
-    Hugging Face: rope_parameters["truncate"]; transformers 5.23 does not read it in a nested block.
-    vLLM: YaRNScalingRotaryEmbedding takes truncate.
-    llama.cpp: ggml_rope_yarn_corr_dims always rounds.
-    MLX: YarnRoPE of the model file.
+    Looks like: only the blended pairs are wrong, by some percent.
+    Why: YaRN rounds the bounds of its ramp to whole pairs; gpt-oss says `"truncate": false`, and
+        older code always rounds.
+    Hugging Face: `rope_parameters["truncate"]`, true by default; 5.23 does not read it in a block
+        that is nested by layer type.
+    vLLM: `get_rope` passes `truncate` of `rope_parameters` to `YaRNScalingRotaryEmbedding`.
+    llama.cpp: `ggml_rope_yarn_corr_dims` always rounds.
+    MLX: `YarnRoPE` of mlx-lm always rounds.
     Source: vllm #27722 and #28244, sglang #14270, transformers #42189.
     """
     if call.rope.rope_type == "yarn":
@@ -237,14 +241,14 @@ def truncate_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def beta_swapped(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """YaRN's two bounds are exchanged.
 
-    Looks like: fast pairs are divided by the factor and slow ones are kept, the reverse of what is
-        right.
-    Why: the two are positional arguments in some functions, in different orders.
-    Hugging Face: rope_parameters["beta_fast"], rope_parameters["beta_slow"].
-    vLLM: the keyword arguments beta_fast and beta_slow.
-    llama.cpp: --yarn-beta-fast, --yarn-beta-slow.
-    MLX: scaling_config["beta_fast"], scaling_config["beta_slow"].
-    Source: Peng et al., 2023, "YaRN", section 3.2.
+    Looks like: fast pairs are divided by the factor and slow pairs are kept, the reverse of what is
+        right: short prompts are wrong already.
+    Why: beta_fast and beta_slow are positional arguments, in another order in each code base.
+    Hugging Face: `rope_parameters["beta_fast"]` is 32 by default, `["beta_slow"]` is 1.
+    vLLM: the keyword arguments `beta_fast` and `beta_slow`.
+    llama.cpp: `ggml_rope_ext(..., beta_fast, beta_slow)`; `--yarn-beta-fast`, `--yarn-beta-slow`.
+    MLX: the keyword arguments `beta_fast` and `beta_slow` of `YarnRoPE`.
+    Source: YaRN, Peng et al., 2023, section 3.2.
     """
     if call.rope.rope_type != "yarn":
         return
@@ -268,14 +272,16 @@ def beta_swapped(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def longrope_other_list(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """LongRoPE's short factors are used where the long ones are right, or the reverse.
 
-    Looks like: all pairs are wrong, each by its own ratio.
-    Why: the list is chosen by the capacity of the cache instead of the length of the call, or once
-        when the model is loaded.
-    Hugging Face: longrope_frequency_update chooses by the largest position of the call.
-    vLLM: Phi3LongRoPEScaledRotaryEmbedding chooses by max_model_len.
-    llama.cpp: the tensors rope_factors_short and rope_factors_long are chosen by the context per
-        sequence.
-    MLX: SuScaledRoPE takes the long factors only.
+    Looks like: all pairs are wrong, each by a ratio of its own.
+    Why: the list is chosen by the capacity of the cache, or once when the model is loaded, and not
+        by the length of the call.
+    Hugging Face: `longrope_frequency_update` takes the long list if the largest position of the
+        call passes the trained length; cached keys must be computed again at the switch.
+    vLLM: `use_long_rope` is `max_model_len > original_max_position_embeddings`, at every length:
+        set `--max-model-len` to the trained length for short calls.
+    llama.cpp: `get_rope_factors` compares the context per sequence (`--ctx-size`) with
+        `<arch>.rope.scaling.original_context_length`.
+    MLX: `SuScaledRoPE` always takes the long list.
     Source: llama.cpp #24823 and #24875, mlxcel #1358, lalamo #325, uzu #604, mlc-llm #3375.
     """
     if call.rope.rope_type == "longrope":

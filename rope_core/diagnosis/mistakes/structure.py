@@ -26,15 +26,18 @@ SHARES = tuple(Fraction(n, 40) for n in (10, 20, 30, 16, 12, 5))
 def layout_swapped(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Pair other channels than the model: halves for neighbours, or neighbours for halves.
 
-    Looks like: position 0 is right, and a token or two after it nearly; then the output is garbage.
-        Norms are right.
-    Why: the same angles are applied to other pairs. Checkpoints of Hugging Face have their q and k
-        rows permuted for halves; those of Meta and GPT-J are for neighbours.
-    Hugging Face: `rotate_half` pairs halves, `rotate_every_two` pairs neighbours.
-    vLLM: `is_neox_style=True` pairs halves, `False` pairs neighbours.
-    llama.cpp: `LLAMA_ROPE_TYPE_NEOX` pairs halves, `LLAMA_ROPE_TYPE_NORM` pairs neighbours.
+    Looks like: position 0 is right and the next token or two nearly so, then the output is
+        garbage. Norms are right.
+    Why: the same angles are applied to other pairs. Checkpoints of Hugging Face have the rows of
+        their q and k projections permuted for halves; those of Meta and GPT-J are for neighbours.
+    Hugging Face: `rotate_half` pairs halves. Cohere, GLM and GPT-J pair neighbours, with
+        `x[..., 0::2]` and `x[..., 1::2]`.
+    vLLM: `get_rope(..., is_neox_style=True)` pairs halves, `False` pairs neighbours.
+    llama.cpp: `llama_model_rope_type()`: NORM pairs neighbours, NEOX pairs halves. The converter
+        permutes q and k of Llama (`LlamaModel.permute`) for NORM; do it for k with its own number
+        of heads.
     MLX: `traditional=False` pairs halves, `traditional=True` pairs neighbours.
-    Source: transformers #25199, flash-attention #288, mlx-examples #170.
+    Source: transformers #25199, flash-attention #288, mlx-examples #170, llama.cpp #3364.
     """
     if call.table_layout is not None:
         return
@@ -55,14 +58,16 @@ def layout_swapped(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def layout_mixed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Repeat the columns of tables in one layout, and take the partners of the other.
 
-    Looks like: norms of q and k change; scores depend on absolute positions.
-    Why: each channel of a pair gets the angle of another pair, which is no rotation.
-    Hugging Face: `torch.cat((freqs, freqs), -1)` belongs to `rotate_half`, and
-        `repeat_interleave(2)` to neighbours.
-    vLLM: kernels read tables of `rotary_dim / 2` columns, so the mistake is in custom code.
-    llama.cpp: ggml computes one angle for each pair, so the mistake is in the conversion.
-    MLX: `mx.fast.rope` computes one angle for each pair, so the mistake is in custom code.
-    Source: facebookresearch/vjepa2 PR 15, bert4torch #1.
+    Looks like: norms of q and k change, already at position 1; scores depend on absolute
+        positions.
+    Why: the columns of cosine and sine are repeated for one layout and the partners of channels
+        are taken from the other, so each channel of a pair gets an angle of its own.
+    Hugging Face: `torch.cat((freqs, freqs), -1)` belongs to `rotate_half`;
+        `repeat_interleave(2, -1)` belongs to neighbours.
+    vLLM: its tables have `rotary_dim / 2` columns of each, so look in your own code.
+    llama.cpp: ggml computes one angle for a pair, so look at a custom kernel or at the conversion.
+    MLX: `mx.fast.rope` computes one angle for a pair, so look in your own code.
+    Source: facebookresearch/vjepa2 #15, bert4torch #1, ark-nlp #47, how-to-train-your-gpt #7.
     """
     rope = call.rope
     if call.table_layout is not None or rope.frequency_table.inv_freq.numel() != rope.half:
@@ -87,14 +92,15 @@ def layout_mixed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def layout_permuted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Rotate correctly, and return the channels in another order.
 
-    Looks like: vectors differ from position 0 on, scores q.k are equal.
-    Why: a kernel reads neighbours and writes halves (DeepSeek), or the output of such a kernel is
-        not put back into its order.
-    Hugging Face: DeepSeek-V3's `apply_rotary_pos_emb_interleave` reads neighbours, writes halves.
+    Looks like: vectors differ from position 0 on, although scores q.k are equal.
+    Why: a kernel reads neighbours and writes halves (DeepSeek), or its output is not put back into
+        its order. That is no mistake if q and k share the order.
+    Hugging Face: `apply_rotary_pos_emb_interleave` of DeepSeek-V3 reads neighbours and writes
+        halves; compare scores with other code, not vectors.
     vLLM: `is_neox_style=False` writes neighbours.
-    llama.cpp: `LLAMA_ROPE_TYPE_NORM` writes neighbours.
+    llama.cpp: NORM writes neighbours.
     MLX: `traditional=True` writes neighbours.
-    Source: vllm #26995, vllm-metal #44, xllm #853.
+    Source: vllm #26995, vllm-metal #44, Megatron-LM #1547, optimum-intel #1877, xllm #853.
     """
     rope = call.rope
     if call.permutation is not None:
@@ -123,14 +129,14 @@ def layout_permuted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def partial_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Rotate the whole head where the model rotates a part.
 
-    Looks like: channels differ that the model leaves as they are.
-    Why: partial_rotary_factor is a default of the config's class and not in the file, or it is
-        under another name (`rotary_pct`, `rotary_dim`).
-    Hugging Face: `partial_rotary_factor` in `rope_parameters`; Phi's class has 0.5.
-    vLLM: `rotary_dim` of `get_rope`.
-    llama.cpp: `n_rot`, key `rope.dimension_count`.
-    MLX: `dims` of `nn.RoPE`.
-    Source: mlx-lm #1698, lmdeploy #3861, vllm #16912.
+    Looks like: channels differ that the model leaves as they are, and the pairs are others.
+    Why: the rotated share is a default of the config's class and not in the file, or has another
+        name there: partial_rotary_factor, rotary_pct, rotary_dim.
+    Hugging Face: `rope_parameters["partial_rotary_factor"]`; Phi's class has 0.5, GPT-NeoX 0.25.
+    vLLM: `rope_parameters["partial_rotary_factor"]` of `get_rope`; older versions: `rotary_dim`.
+    llama.cpp: `n_rot`, from the key `<arch>.rope.dimension_count`.
+    MLX: `dims` of `nn.RoPE` or `initialize_rope`: `int(partial_rotary_factor * head_dim)`.
+    Source: mlx-lm #1698, lmdeploy #3861, vllm #16912 and #30389, maxtext #4616.
     """
     rope = call.rope
     if rope.rotary_dim < rope.head_dim:
@@ -154,13 +160,14 @@ def partial_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def rotary_dim_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Rotate more or fewer channels of a head than the model.
 
-    Looks like: the pairs and the frequencies are those of another width.
-    Why: partial_rotary_factor is applied twice, or a default of another family is taken.
+    Looks like: pairs and frequencies are those of another width.
+    Why: partial_rotary_factor is applied twice, a legacy rotary_dim is dropped, or the width of
+        another model of the family is taken. head_dim is not always hidden_size / heads.
     Hugging Face: `int(head_dim * partial_rotary_factor)`.
-    vLLM: `rotary_dim` of `get_rope`; the factor is applied once.
-    llama.cpp: `n_rot`, key `rope.dimension_count`.
-    MLX: `dims` of `nn.RoPE`.
-    Source: vllm #30384, transformers #48241, llama.cpp #4889.
+    vLLM: pass the whole `head_size`; `get_rope` multiplies it by `partial_rotary_factor`.
+    llama.cpp: `<arch>.rope.dimension_count`; a K-shift needs the same `n_rot`.
+    MLX: `dims` of `nn.RoPE` or `initialize_rope`.
+    Source: vllm #30384, transformers #48241 and #48486, llama.cpp #4889 and #4156.
     """
     rope = call.rope
     widths = [clues.rotary_dim] if clues.rotary_dim else []
@@ -196,13 +203,14 @@ def _with_rotary_dim(call: RotaryCall, width: int) -> Iterator[Wrong]:
 def slice_at_other_end(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Rotate the first channels of a head where the last are right, or the reverse.
 
-    Looks like: the channels that should pass through differ, and those that should rotate do not.
-    Why: heads of MLA have the part without positions first in some code, and last in other code.
-    Hugging Face: DeepSeek splits `q_nope, q_pe` in this order.
-    vLLM: the rotary part of MLA is a tensor of its own.
-    llama.cpp: views of `q_nope` and `q_pe` by their offsets.
-    MLX: `mx.split(q, [qk_nope_head_dim], -1)`.
-    Source: DeepSeek-V4's trailing slice (rope-porting-mistakes, A8).
+    Looks like: channels that should pass through turn, and those that should turn do not.
+    Why: heads of MLA have the part without positions first in some code and last in other code;
+        DeepSeek-V4 rotates the last channels of a head.
+    Hugging Face: `torch.split(q, [qk_nope_head_dim, qk_rope_head_dim], -1)`: rotate the second.
+    vLLM: `q[..., qk_nope_head_dim:]` goes to `rotary_emb`.
+    llama.cpp: `q_pe` is a view at the offset of `n_embd_head_qk_nope` elements.
+    MLX: `mx.split(q, [qk_nope_head_dim], axis=-1)`: rotate the second.
+    Source: neuronx-distributed-inference #106, Megatron-LM #1547.
     """
     rope = call.rope
     if rope.rotary_dim < rope.head_dim:
@@ -218,13 +226,14 @@ def slice_at_other_end(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 def axis_mistaken(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """Let positions run along the heads or along the batch.
 
-    Looks like: all tokens of a head have the same angle; head 0, or row 0, is not rotated.
-    Why: a rotation for [B, S, H, D] gets [B, H, S, D], or the reverse.
-    Hugging Face: `unsqueeze_dim=1` is for [B, H, S, D], 2 for [B, S, H, D].
-    vLLM: heads are flattened to [tokens, H * D].
-    llama.cpp: tensors are [D, H, tokens] in ggml's order.
-    MLX: `mx.fast.rope` counts along the axis before the last.
-    Source: flash-attention's and Hugging Face's orders of axes.
+    Looks like: all tokens of a head have the same angle, and head 0 (or row 0) is not rotated.
+    Why: code for [B, S, H, D] gets [B, H, S, D], or the reverse; broadcasting hides the mistake.
+    Hugging Face: `apply_rotary_pos_emb(..., unsqueeze_dim=1)` is for [B, H, S, D], 2 for
+        [B, S, H, D].
+    vLLM: q and k are [tokens, H * D], and `positions` is [tokens].
+    llama.cpp: `ggml_rope_ext` takes [D, H, tokens] in ggml's order, one position for a token.
+    MLX: `mx.fast.rope` counts along the axis before the last: pass [B, H, S, D].
+    Source: emlx #121.
     """
     rows, tokens, heads = call.shape
     if call.position_axis != "tokens":
