@@ -26,7 +26,7 @@ FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "c
 UNNEEDED = {
     "rope-core": ("fastapi", "starlette", "pydantic", "uvicorn", "httpx", "grpc", "service"),
     "rope-client": ("torch", "fastapi", "pydantic", "grpc", "rope_core", "service"),
-    "rope-service": ("grpc", "grpc_health", "google.protobuf", "httpx", "rope_client", "pytest"),
+    "rope-service": ("grpc", "grpc_health", "google.protobuf", "rope_client", "pytest"),
 }
 """Packages that each must not bring."""
 

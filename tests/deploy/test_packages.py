@@ -74,7 +74,7 @@ def test_each_distribution_needs_its_own_packages_only():
         *("grpcio", "grpcio-health-checking", "grpcio-reflection", "protobuf")
     }
     assert names(EXTRAS["triton"]) == {"triton"}
-    assert not names(NEEDED) & (names(EXTRAS["grpc"]) | {"triton", "httpx"})
+    assert not names(NEEDED) & (names(EXTRAS["grpc"]) | {"triton", "matplotlib"})
     assert names(EXTRAS["plot"]) == {"matplotlib"}
     assert "rope-service[grpc,plot,triton]" in EXTRAS["test"]
 

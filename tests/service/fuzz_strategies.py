@@ -156,6 +156,8 @@ GOOD_BODIES = {
     "/v1/shift": {"k": HEADS, "delta": 1},
     "/v1/merge": {"out": HEADS, "lse": [[[1], [2]]]},
     "/v1/resolve": {"rope": "llama-3.1-8b"},
+    "/v1/compare": {"rope": "llama-3.1-8b", "other": "llama-3-8b"},
+    "/v1/diagnose": {"rope": {"head_dim": 4}, "inv_freq": [1, 0.01]},
     "/v1/positions": {"builder": "grid_positions", "arguments": {"sizes": [2, 2]}},
 }
 TENSOR_CHANGES = st.just({}) | st.dictionaries(
