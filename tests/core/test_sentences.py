@@ -28,7 +28,8 @@ OF_MODEL = {
         f"52 of 62 layers (sliding_attention): {PLAIN}: the model is allowed 131 072 positions. "
         "cos and sin have no gain.\n"
         "10 of 62 layers (full_attention): 64 pairs turn in each head of 128. All frequencies are "
-        "divided by 8 (base 1 000 000): the model is allowed 131 072 positions. cos and sin have no gain."
+        "divided by 8 (base 1 000 000): the model is allowed 131 072 positions. cos and sin have "
+        "no gain."
     ),
     "smollm3-3b": (
         "27 of 36 layers (full_attention): 64 pairs turn in each head of 128. No frequency is "
@@ -43,7 +44,8 @@ OF_MODEL = {
     ),
     "phi-3-mini-128k-instruct": (
         "48 pairs turn in each head of 96. All frequencies are divided by 1.1 to 3.05 "
-        "(short_factor, base 10 000): trained on 4 096 positions, the model is allowed 131 072. In calls of more than "
+        "(short_factor, base 10 000): trained on 4 096 positions, the model is allowed 131 072. In "
+        "calls of more than "
         "4 096 positions all frequencies are divided by 1.07 to 64.76 (long_factor). cos and sin "
         "have a gain of 1.19; all 32 layers are alike."
     ),
@@ -55,7 +57,8 @@ OF_MODEL = {
     "qwen2.5-7b-instruct-yarn": (
         "64 pairs turn in each head of 128. 24 keep their frequency, 16 are blended, 24 are "
         "divided by 4: trained on 32 768 positions, and the model is allowed the same number, "
-        "although a factor of 4 reaches 131 072. cos and sin have a gain of 1.139; all 28 layers are alike."
+        "although a factor of 4 reaches 131 072. cos and sin have a gain of 1.139; all 28 layers "
+        "are alike."
     ),
 }
 
@@ -79,7 +82,7 @@ def test_models(preset):
         ),
         (
             {"rope_type": "proportional", "partial_rotary_factor": 0.25, "factor": 2.0},
-            "16 of 64 pairs turn in each head of 128; the other 48 have frequency 0. All frequencies are",
+            "16 of 64 pairs turn in each head of 128; the other 48 have frequency 0. All frequencies",
         ),
         (
             {"axes": "mrope", "mrope_section": (16, 24, 24)},
