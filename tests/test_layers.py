@@ -85,7 +85,7 @@ rope_core.plots
 rope_core.diagnosis.diagnose rope_core.comparison
 rope_core.diagnosis.table rope_core.diagnosis.attention
 rope_core.diagnosis.rotation
-rope_core.diagnosis.angles
+rope_core.diagnosis.angles rope_core.diagnosis.explain
 rope_core.diagnosis.mistakes
 rope_core.diagnosis
 rope_core.functional rope_core.parameter_differences
