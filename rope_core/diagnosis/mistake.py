@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Evidence = Literal["rotation", "table", "frequencies", "attention"]
+Named = tuple[str, Mapping[str, Any]]
+"""Code and parameters of a mistake."""
+
 Wrong = tuple[Mapping[str, Any], Any]
 """Parameters of a mistake, and the call with that mistake."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rope_core.first_difference import first_difference
+from rope_core.comparison.first_difference import first_difference
 
 LIMIT, TOLERANCE = 4_000, 1e-3
 

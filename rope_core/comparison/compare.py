@@ -6,18 +6,22 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from rope_core.config import RopeConfig
-from rope_core.errors import ConfigError
-from rope_core.first_position import (
+from rope_core.comparison.first_position import (
     LAST_POSITION,
     first_position,
     frequencies_at,
     has_frequencies,
 )
+from rope_core.comparison.parameter_differences import (
+    FIELDS,
+    ParameterDifference,
+    parameter_differences,
+)
+from rope_core.config import RopeConfig
+from rope_core.errors import ConfigError
 from rope_core.hf import Resolved
 from rope_core.own_frequencies import listed_rotary_dim
 from rope_core.pairs import channel_pairs, pair_axis
-from rope_core.parameter_differences import FIELDS, ParameterDifference, parameter_differences
 from rope_core.scaling import exact_frequencies
 from rope_core.sources import OBJECT_FORMS, RopeSource, is_of_model, resolve, without_model
 
