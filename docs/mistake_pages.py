@@ -1,5 +1,6 @@
 """Pages of the mistakes that `diagnose` knows: made from `rope_core.diagnosis.MISTAKES`."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,86 @@ The last column names the evidence that can show the mistake.
 | code | what the code does | evidence |
 |---|---|---|
 """
+
+REPOSITORIES = {
+    name.split("/")[1]: name
+    for name in (
+        "Avarok-Cybersecurity/atlas",
+        "Blaizzy/mlx-vlm",
+        "Dao-AILab/flash-attention",
+        "EleutherAI/gpt-neox",
+        "InternLM/lmdeploy",
+        "JIA-Lab-research/LongLoRA",
+        "ML-GSAI/LLaDA",
+        "ModelTC/LightLLM",
+        "NVIDIA-NeMo/Megatron-Bridge",
+        "NVIDIA/Megatron-LM",
+        "NVIDIA/RULER",
+        "NVIDIA/TensorRT-LLM",
+        "NeuraLegion/shainet",
+        "NovaSky-AI/SkyRL",
+        "PrimeIntellect-ai/prime-rl",
+        "QwenLM/Qwen3-VL",
+        "Tongjilibo/bert4torch",
+        "TransformerLensOrg/TransformerLens",
+        "AI-Hypercomputer/maxtext",
+        "antonellof/ferrox",
+        "apple/axlearn",
+        "aws-neuron/neuronx-distributed-inference",
+        "deepspeedai/DeepSpeed",
+        "ekzhang/jax-js",
+        "elixir-nx/emlx",
+        "facebookresearch/vjepa2",
+        "flashinfer-ai/flashinfer",
+        "ggml-org/llama.cpp",
+        "gty111/gLLM",
+        "huggingface/diffusers",
+        "huggingface/optimum-habana",
+        "huggingface/optimum-intel",
+        "huggingface/transformers",
+        "jd-opensource/xllm",
+        "jundot/omlx",
+        "karpathy/nanochat",
+        "lablup/mlxcel",
+        "lucidrains/rotary-embedding-torch",
+        "microsoft/onnxruntime-genai",
+        "mit-han-lab/streaming-llm",
+        "ml-explore/mlx",
+        "ml-explore/mlx-examples",
+        "ml-explore/mlx-lm",
+        "mlc-ai/mlc-llm",
+        "modelscope/ms-swift",
+        "ollama/ollama",
+        "onnx/onnx",
+        "onnxruntime/mobius",
+        "pie-project/pie",
+        "pytorch/executorch",
+        "pytorch/pytorch",
+        "rajveer43/VeloxQuant-MLX",
+        "sbryngelson/ANEForge",
+        "sgl-project/sgl-kernel-xpu",
+        "sgl-project/sglang",
+        "tenstorrent/tt-metal",
+        "tloen/alpaca-lora",
+        "trymirai/lalamo",
+        "trymirai/uzu",
+        "unslothai/unsloth",
+        "vllm-project/vllm",
+        "vllm-project/vllm-ascend",
+        "vllm-project/vllm-metal",
+        "warpfront/hipfire",
+        "xiangking/ark-nlp",
+    )
+}
+REPOSITORIES |= {
+    "fla": "fla-org/flash-linear-attention",
+    "labmlai": "labmlai/annotated_deep_learning_paper_implementations",
+    "Liger": "linkedin/Liger-Kernel",
+}
+"""Repositories on GitHub by the name that the sources of mistakes have."""
+
+THREADS = re.compile(r"(\S+) (#\d+(?:(?:, | and )#\d+)*)")
+"""Threads of a repository, as in `vllm #3385, #4380 and #9679`."""
 
 FRAMEWORKS = ("Hugging Face", "vLLM", "llama.cpp", "MLX")
 
@@ -48,7 +129,7 @@ def mistake_page(mistake: Mistake) -> str:
 
 {mistake.summary}
 
-Evidence that can show it: {", ".join(mistake.evidence)}. `diagnose` says:
+Evidence that can show it: {", ".join(mistake.evidence)}. `diagnose` says{_stand_ins(mistake.text)}:
 
 > {mistake.text}
 
@@ -59,7 +140,7 @@ Evidence that can show it: {", ".join(mistake.evidence)}. `diagnose` says:
 **Remedy.** {mistake.remedy}
 
 {remedies}
-**Seen in.** {parts["Source"]}
+**Sources.** {_linked(parts["Source"])}
 
 [All mistakes](README.md) · [Diagnose](../diagnose.md)
 """
@@ -68,6 +149,21 @@ Evidence that can show it: {", ".join(mistake.evidence)}. `diagnose` says:
 def _row(mistake: Mistake) -> str:
     evidence = ", ".join(mistake.evidence)
     return f"| [`{mistake.code}`]({mistake.code}.md) | {mistake.summary} | {evidence} |\n"
+
+
+def _stand_ins(text: str) -> str:
+    """Return what braces in a text mean; "" if it has none."""
+    return ", with numbers or names in place of the braces" if "{" in text else ""
+
+
+def _linked(source: str) -> str:
+    """Return a source with a link for each thread."""
+
+    def link(found: re.Match[str]) -> str:
+        address = f"https://github.com/{REPOSITORIES[found[1]]}/issues"
+        return re.sub(r"#(\d+)", rf"[\g<0>]({address}/\1)", found[0])
+
+    return THREADS.sub(link, source)
 
 
 def _sentence(text: str) -> str:

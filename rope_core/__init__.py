@@ -29,8 +29,8 @@ from rope_core.layouts import convert, convert_weight
 from rope_core.length import DynamicLength
 from rope_core.merge import merge
 from rope_core.rotary import cos_sin, shift
+from rope_core.sentences import model_summary, summary
 from rope_core.sources import layer_kinds, resolve
-from rope_core.summary import model_summary, summary
 
 __all__ = [
     "SCHEMES",

@@ -7,7 +7,7 @@ from rope_core.config import RopeConfig
 from rope_core.hf.lengths import Lengths
 from rope_core.hf.resolve import Resolved
 from rope_core.scaling import exact_frequencies, pair_bands
-from rope_core.summary import number, summary
+from rope_core.sentences import number, summary
 
 WIDTH, HEIGHT, LEFT, TOP = 640, 200, 48, 12
 """Size of the picture, and its margins, in pixels."""

@@ -94,7 +94,7 @@ rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.table_rotation
 rope_core.rotary
 rope_core.angles
-rope_core.backends rope_core.hf rope_core.summary rope_core.notebook
+rope_core.backends rope_core.hf rope_core.sentences rope_core.notebook
 rope_core.gradients
 rope_core.kernels
 rope_core.compiled

@@ -107,6 +107,6 @@ class Diagnosis:
 
     warnings: tuple[str, ...] = ()
 
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """`expected`, `error_by_pair`, `error_by_position`, `inv_freq` (measured) and
     `inv_freq_expected`, as far as the evidence has them."""

@@ -86,7 +86,11 @@ Tolerance = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Parameter of attention, as window=4096."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Parameter of attention, as window=4096 or tensor_layout=bhsd.",
+    ),
 ]
 
 Source = Annotated[Path, typer.Argument(metavar="IN.safetensors", help="File to read.")]

@@ -12,7 +12,7 @@ from rope_core.config import AttentionConfig
 from service.endpoints.builders import positions_of_q_and_k, tensors_of_q_and_k
 from service.endpoints.params import AttentionParams, DiagnoseParams
 from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
-from service.endpoints.tensor_layout import as_bshd
+from service.endpoints.tensor_layout import as_bshd, name_layout
 from service.endpoints.token_index import token_index
 from service.wire import Message, Parameters
 
@@ -47,7 +47,7 @@ def answer_diagnose(
         diagnosis = _diagnose_rotation(tensors, params, resolver)
     else:
         diagnosis = _diagnose_attention(tensors, params, resolver)
-    return _write(diagnosis, is_bhsd=params.tensor_layout == "bhsd")
+    return _write(diagnosis, params.tensor_layout)
 
 
 def _diagnose_rotation(
@@ -133,9 +133,9 @@ def _outputs_as_bshd(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {**tensors, **transposed}
 
 
-def _write(diagnosis: Diagnosis, *, is_bhsd: bool) -> Message:
+def _write(diagnosis: Diagnosis, layout: str) -> Message:
     tensors = dict(diagnosis.tensors)
-    if is_bhsd and "expected" in tensors:
+    if layout == "bhsd" and "expected" in tensors:
         tensors["expected"] = tensors["expected"].transpose(1, 2).contiguous()
     values = {
         "verdict": diagnosis.verdict,
@@ -143,6 +143,6 @@ def _write(diagnosis: Diagnosis, *, is_bhsd: bool) -> Message:
         "explanations": [asdict(each) for each in diagnosis.explanations],
         "measured": None if diagnosis.measured is None else asdict(diagnosis.measured),
         "next_probe": diagnosis.next_probe,
-        "warnings": diagnosis.warnings,
+        "warnings": [name_layout(warning, layout) for warning in diagnosis.warnings],
     }
     return Message(tensors, Parameters.of(values))

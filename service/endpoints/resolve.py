@@ -10,8 +10,8 @@ from rope_core.calls import TakenLength, taken_length
 from rope_core.own_frequencies import implied_rope_type
 from rope_core.pairs import channel_pairs, pair_axis
 from rope_core.scaling import scaling, unscaled
+from rope_core.sentences import summary
 from rope_core.sources import without_model
-from rope_core.summary import summary
 from service.endpoints.params import ResolveParams
 from service.endpoints.rope_params import Rope
 from service.endpoints.rope_resolver import RopeResolver

@@ -7,6 +7,7 @@ from torch import Tensor
 from rope_core import Attend, Call, RopeError, ShapeError
 from rope_core.calls import tensor_fields, with_fields
 from rope_core.checks import has_unusual_heads, looks_heads_first
+from rope_core.errors import HEADS_FIRST
 from service.endpoints.params import LayoutParams
 from service.errors import ServiceError
 from service.wire import Message
@@ -75,6 +76,14 @@ def order_warnings(layout: str, call: Attend) -> tuple[str, ...]:
         f"{call.q.shape[1]} queries for {call.k.shape[1]} keys, with {call.q.shape[2]} heads each: "
         f"{_REMEDY.replace('its', 'the')}",
     )
+
+
+def name_layout(warning: str, layout: str) -> str:
+    """Return a warning of the library with the parameter to change, not the tensors."""
+    if warning != HEADS_FIRST:
+        return warning
+    remedy = _REMEDY_BHSD if layout == "bhsd" else _REMEDY.replace("its", "the")
+    return f"q and k seem to have another order of axes: {remedy}"
 
 
 def explain_layout(

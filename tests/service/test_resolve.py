@@ -78,7 +78,7 @@ async def test_the_scaling_is_that_of_the_fixed_length(client, codec):
     rope = {"preset": "phi-3-mini-128k-instruct", "length": 5000}
     values = await resolve_values(client, codec, rope)
     assert values["scaling"]["factor"] == pytest.approx(64.76)
-    assert "This is for calls of more than 4 096 positions." in values["summary"]
+    assert "These frequencies are for calls of more than 4 096 positions." in values["summary"]
 
 
 async def test_a_missing_key_of_a_config_is_a_default_of_the_class(client, codec):

@@ -12,8 +12,14 @@ from rope_core.attention import run_attend
 from rope_core.attention_warnings import attention_warnings
 from rope_core.calls import Attend
 from rope_core.calls.rope_checks import widths
-from rope_core.checks import check_dtype, not_a_tensor, shape_of
-from rope_core.config import AttentionConfig
+from rope_core.checks import (
+    check_dtype,
+    has_unusual_heads,
+    looks_heads_first,
+    not_a_tensor,
+    shape_of,
+)
+from rope_core.config import AttentionConfig, RopeConfig
 from rope_core.diagnosis.attention.fit import difference as lse_difference
 from rope_core.diagnosis.attention.parts import AttentionTensors, parts
 from rope_core.diagnosis.attention.search import AttentionSearch
@@ -32,7 +38,7 @@ from rope_core.diagnosis.mistakes import MISTAKES
 from rope_core.diagnosis.model import model_clues
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis, Difference, Explanation
-from rope_core.errors import ConfigError, ShapeError
+from rope_core.errors import HEADS_FIRST, ConfigError, ShapeError
 from rope_core.functional.arguments import Numbers, as_tensor
 from rope_core.hf import Resolved
 from rope_core.sources import RopeSource
@@ -189,7 +195,17 @@ def _call(
         **given,
     )
     warnings = () if clues.resolved is None else clues.resolved.warnings
-    return clues, call, (*warnings, *attention_warnings(call, config))
+    return clues, call, (*warnings, *_warnings_of_tokens(call, config))
+
+
+def _warnings_of_tokens(call: Attend, rope: RopeConfig | None) -> tuple[str, ...]:
+    """Return a warning if q and k look like `[B, H, S, D]`, or else those of `attend`."""
+    has_positions = call.q_positions is not None or call.k_positions is not None
+    if not has_positions and (
+        looks_heads_first(call.q, call.k) or (call.q.ndim == 4 and has_unusual_heads(call.q))
+    ):
+        return (HEADS_FIRST,)
+    return attention_warnings(call, rope)
 
 
 def _check_theirs(call: Attend, out: Tensor, lse: Tensor | None) -> tuple[Tensor, Tensor | None]:

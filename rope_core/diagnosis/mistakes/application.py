@@ -14,9 +14,9 @@ from rope_core.diagnosis.mistake import Wrong, mistake
     remedy="Apply the rotation to q and to k, before the scores.",
 )
 def not_rotated(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Rotate nothing.
+    """Nothing is rotated.
 
-    Looks like: what comes out is what went in; a model that reads words in any order alike.
+    Looks like: what comes out is what went in, and the model does not notice the order of words.
     Why: the result of the call is thrown away, or one branch (a cache, a fused kernel, a layer
         type) has no call.
     Hugging Face: `apply_rotary_pos_emb` returns new tensors: `q, k = apply_rotary_pos_emb(q, k,
@@ -38,7 +38,7 @@ def not_rotated(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     remedy="Rotate once: keys in a cache are rotated already.",
 )
 def rotated_twice(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Rotate what is rotated already.
+    """The rotation is applied twice.
 
     Looks like: each angle is twice as large, as if positions were doubled; norms are right unless
         the variant has an attention scaling.
@@ -62,7 +62,7 @@ def rotated_twice(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     remedy="Use (x cos - y sin, y cos + x sin) for a pair (x, y), or change the sign of the sines.",
 )
 def direction_reversed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Rotate by minus the angle, or apply the inverse.
+    """Angles have the opposite sign: the inverse is applied.
 
     Looks like: cosines are right and sines have the other sign. Scores are right if q and k both
         have it, except with weights that were trained in the usual direction.
@@ -91,7 +91,7 @@ def direction_reversed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     remedy="Count only real tokens: positions = (mask.cumsum(-1) - 1).clamp(min=0).",
 )
 def padding_counted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Count padding on the left as positions.
+    """Padding on the left is counted as positions.
 
     Looks like: in a batch with padding on the left each padded row is off by its padding; a row
         alone is right.
@@ -115,11 +115,11 @@ def padding_counted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 @mistake(
     "rotation",
     "attention",
-    text="This layer does not rotate in the model, and theirs does.",
+    text="This layer is rotated; in the model it does not rotate.",
     remedy="Do not rotate in this layer: no_rope_layers[i] == 1 means that layer i rotates.",
 )
 def nope_layer_rotated(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Rotate in a layer without rotary embedding.
+    """A layer without rotary embedding is rotated.
 
     Looks like: what comes out differs from what went in, in a layer that should keep it.
     Why: the flags are read the wrong way: `no_rope_layers[i] == 1` means that layer i does rotate.

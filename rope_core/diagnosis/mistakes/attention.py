@@ -160,7 +160,8 @@ def causal_missing(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong
     vLLM: `attn_type=AttentionType.DECODER`; encoder types have no causal mask.
     llama.cpp: `<arch>.attention.causal`, and `causal_attn` of the context parameters.
     MLX: `mask="causal"`; `mask=None` hides nothing.
-    Source: Attention Is All You Need, Vaswani et al., 2017, section 3.2.3.
+    Source: [Attention Is All You Need](https://arxiv.org/abs/1706.03762), Vaswani et al., 2017,
+        section 3.2.3.
     """
     if call.causal:
         yield {}, replace(call, causal=False)
@@ -170,7 +171,7 @@ def causal_missing(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong
 
 @mistake(
     "attention",
-    text="A query sees a window of {window} keys up to itself; right are {expected_window}.",
+    text="A query sees a window of {window} keys; it must see {expected_window}.",
     remedy="Hide key j from query i where i - j >= window.",
 )
 def window_off_by_one(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
@@ -278,7 +279,7 @@ def softcap_wrong(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]
     vLLM: `logits_soft_cap=config.attn_logit_softcapping`.
     llama.cpp: `f_attn_logit_softcapping`, not `f_final_logit_softcapping`.
     MLX: `attn_logit_softcapping`, not `final_logit_softcapping`.
-    Source: Gemma 2, Gemma Team, 2024, section 2.
+    Source: [Gemma 2](https://arxiv.org/abs/2408.00118), Gemma Team, 2024, section 2.
     """
     if clues.softcap is not None:
         yield {"softcap": clues.softcap.value}, replace(call, softcap=clues.softcap.value)
@@ -362,8 +363,8 @@ def heads_tiled(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
 def lse_base_2(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     """The log-sum-exp is a logarithm to base 2.
 
-    Looks like: the output is right, the log-sum-exp is too large by 1.4427. Parts that are merged
-        by it get wrong weights.
+    Looks like: the output is right, the log-sum-exp is 1.4427 times too large. Parts that are
+        merged by it get wrong weights.
     Why: kernels compute with exp2, and return log2 of the sum.
     Hugging Face: no attention function returns a log-sum-exp; `softmax_lse` of FlashAttention,
         called directly, is a natural logarithm.
@@ -413,7 +414,7 @@ def lse_shifted(call: AttentionCall, clues: AttentionClues) -> Iterator[Wrong]:
     vLLM: `merge_attn_states` expects the whole log-sum-exp of each part.
     llama.cpp: no function returns a log-sum-exp.
     MLX: no function returns a log-sum-exp.
-    Source: FlashAttention-2, Dao, 2023, section 3.1.
+    Source: [FlashAttention-2](https://arxiv.org/abs/2307.08691), Dao, 2023, section 3.1.
     """
     if call.has_lse and clues.lse_shift is not None:
         yield {"shift": clues.lse_shift.value}, replace(call, lse_shift=clues.lse_shift.value)

@@ -101,7 +101,7 @@ def sections_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     llama.cpp: `<arch>.rope.dimension_sections`; `GGML_ROPE_TYPE_IMROPE` for interleaved sections,
         `GGML_ROPE_TYPE_MROPE` for contiguous ones.
     MLX: `mrope_section` of the model file in mlx-vlm.
-    Source: lattice #96, Qwen3-VL #209.
+    Source: Qwen3-VL #209.
     """
     rope = call.rope
     if rope.axes not in SECTIONED:

@@ -69,7 +69,7 @@ def exponent_width_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     llama.cpp: `n_dims` of `ggml_rope_ext` is the denominator; proportional rotation needs
         frequency factors.
     MLX: `dims` of `mx.fast.rope` is the denominator; `ProportionalRoPE` divides by the head.
-    Source: Megatron-Bridge #4195, #4196 and #4916, pie #602 and #603, coreai-models #66.
+    Source: Megatron-Bridge #4195, #4196 and #4916, pie #602 and #603.
     """
     rope = call.rope
     width = rope.frequency_dim or rope.rotary_dim

@@ -34,7 +34,7 @@ def gain_missing(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     llama.cpp: `ggml_rope_ext` multiplies by `attn_factor * (1 + 0.1 * ln(1 / freq_scale))` if
         `ext_factor` is not 0, and by `attn_factor` alone otherwise.
     MLX: `YarnRoPE` and `SuScaledRoPE` multiply their input; `mx.fast.rope` alone does not.
-    Source: imp #880, llama.cpp #7118 and #17945, atlas #342.
+    Source: llama.cpp #7118 and #17945, atlas #342.
     """
     if gain(call) != 1:
         yield from each("gain", (1.0,), call, lambda value: with_gain(call, value))
@@ -84,7 +84,7 @@ def gain_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
         `mscale_all_dim` to rope_type "deepseek_yarn".
     llama.cpp: `<arch>.rope.scaling.attn_factor` and `.yarn_log_multiplier`, `--yarn-attn-factor`.
     MLX: `attention_factor`, `mscale` and `mscale_all_dim` of `scaling_config`.
-    Source: imp #880, llama.cpp #7118 and #17945, atlas #342.
+    Source: llama.cpp #7118 and #17945, atlas #342.
     """
     if clues.gain is None or not call.times:
         return

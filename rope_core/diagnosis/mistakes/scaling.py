@@ -85,7 +85,7 @@ def scaling_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
         `rope_factors_short.weight`; linear and YaRN need `<arch>.rope.scaling.type`, which
         `--rope-scaling` overrides.
     MLX: pass `scaling_config=args.rope_scaling` to `initialize_rope`; `nn.RoPE` alone has none.
-    Source: mlx-vlm #1710, ANEForge #58, shainet #111, omlx #3347, TensorRT-Model-Connect #399.
+    Source: mlx-vlm #1710, ANEForge #58, shainet #111, omlx #3347.
     """
     rope = call.rope
     if rope.rope_type not in UNSCALED:
@@ -184,7 +184,7 @@ def original_length_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """The bounds of the variant follow from another trained length.
 
     Looks like: the fastest and the slowest pairs are right, and those between are wrong.
-    Why: max_position_embeddings is taken for original_max_position_embeddings. Which of the two is
+    Why: `max_position_embeddings` is taken for `original_max_position_embeddings`. Which of them is
         the trained length differs between model cards.
     Hugging Face: `rope_parameters["original_max_position_embeddings"]`; if that is missing,
         version 5 takes `max_position_embeddings`. Phi-3 has the key outside of the block.
@@ -243,12 +243,12 @@ def beta_swapped(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
     Looks like: fast pairs are divided by the factor and slow pairs are kept, the reverse of what is
         right: short prompts are wrong already.
-    Why: beta_fast and beta_slow are positional arguments, in another order in each code base.
+    Why: `beta_fast` and `beta_slow` are positional arguments, and code bases differ in their order.
     Hugging Face: `rope_parameters["beta_fast"]` is 32 by default, `["beta_slow"]` is 1.
     vLLM: the keyword arguments `beta_fast` and `beta_slow`.
     llama.cpp: `ggml_rope_ext(..., beta_fast, beta_slow)`; `--yarn-beta-fast`, `--yarn-beta-slow`.
     MLX: the keyword arguments `beta_fast` and `beta_slow` of `YarnRoPE`.
-    Source: YaRN, Peng et al., 2023, section 3.2.
+    Source: [YaRN](https://arxiv.org/abs/2309.00071), Peng et al., 2023, section 3.2.
     """
     if call.rope.rope_type != "yarn":
         return

@@ -24,7 +24,7 @@ SHARES = tuple(Fraction(n, 40) for n in (10, 20, 30, 16, 12, 5))
     " interleaved; or permute the rows of the q and k projections.",
 )
 def layout_swapped(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Pair other channels than the model: halves for neighbours, or neighbours for halves.
+    """Pairs are other channels than in the model: halves for neighbours, or the reverse.
 
     Looks like: position 0 is right and the next token or two nearly so, then the output is
         garbage. Norms are right.
@@ -56,7 +56,7 @@ def layout_swapped(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     " repeat_interleave(2) with neighbours.",
 )
 def layout_mixed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Repeat the columns of tables in one layout, and take the partners of the other.
+    """The columns of tables are repeated in one layout, and partners are those of the other.
 
     Looks like: norms of q and k change, already at position 1; scores depend on absolute
         positions.
@@ -65,9 +65,9 @@ def layout_mixed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     Hugging Face: `torch.cat((freqs, freqs), -1)` belongs to `rotate_half`;
         `repeat_interleave(2, -1)` belongs to neighbours.
     vLLM: its tables have `rotary_dim / 2` columns of each, so look in your own code.
-    llama.cpp: ggml computes one angle for a pair, so look at a custom kernel or at the conversion.
+    llama.cpp: `ggml_rope_ext` has one angle for a pair: look at a custom kernel or the conversion.
     MLX: `mx.fast.rope` computes one angle for a pair, so look in your own code.
-    Source: facebookresearch/vjepa2 #15, bert4torch #1, ark-nlp #47, how-to-train-your-gpt #7.
+    Source: vjepa2 #15, bert4torch #1, ark-nlp #47.
     """
     rope = call.rope
     if call.table_layout is not None or rope.frequency_table.inv_freq.numel() != rope.half:
@@ -83,14 +83,14 @@ def layout_mixed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 @mistake(
     "rotation",
-    text="The rotation is right, and its channels are in another order: theirs ="
+    text="The rotation is right, and its channels are in another order: output ="
     " expected[..., permutation] with permutation {permutation}. This is no mistake if q and k both"
     " have this order, because scores do not change.",
     remedy="If only one of q and k has this order, or if vectors are compared, reorder the output:"
-    " theirs[..., argsort(permutation)].",
+    " output[..., argsort(permutation)].",
 )
 def layout_permuted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Rotate correctly, and return the channels in another order.
+    """The rotation is right, and the channels are returned in another order.
 
     Looks like: vectors differ from position 0 on, although scores q.k are equal.
     Why: a kernel reads neighbours and writes halves (DeepSeek), or its output is not put back into
@@ -127,7 +127,7 @@ def layout_permuted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     " read partial_rotary_factor, rotary_pct or rotary_dim of the config, or the class's default.",
 )
 def partial_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Rotate the whole head where the model rotates a part.
+    """The whole head is rotated where the model rotates a part.
 
     Looks like: channels differ that the model leaves as they are, and the pairs are others.
     Why: the rotated share is a default of the config's class and not in the file, or has another
@@ -158,10 +158,10 @@ def partial_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     remedy="Rotate {expected_rotary_dim} channels of each head.",
 )
 def rotary_dim_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Rotate more or fewer channels of a head than the model.
+    """More or fewer channels of a head are rotated than in the model.
 
     Looks like: pairs and frequencies are those of another width.
-    Why: partial_rotary_factor is applied twice, a legacy rotary_dim is dropped, or the width of
+    Why: `partial_rotary_factor` is applied twice, a legacy `rotary_dim` is dropped, or the width of
         another model of the family is taken. head_dim is not always hidden_size / heads.
     Hugging Face: `int(head_dim * partial_rotary_factor)`.
     vLLM: pass the whole `head_size`; `get_rope` multiplies it by `partial_rotary_factor`.
@@ -201,7 +201,7 @@ def _with_rotary_dim(call: RotaryCall, width: int) -> Iterator[Wrong]:
     " (DeepSeek), otherwise the first.",
 )
 def slice_at_other_end(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Rotate the first channels of a head where the last are right, or the reverse.
+    """The first channels of a head are rotated where the last are right, or the reverse.
 
     Looks like: channels that should pass through turn, and those that should turn do not.
     Why: heads of MLA have the part without positions first in some code and last in other code;
@@ -220,17 +220,18 @@ def slice_at_other_end(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 @mistake(
     "rotation",
     text="Positions run along the axis of the {axis}, not along the tokens.",
-    remedy="Transpose to the order of axes that the rotation expects: [B, H, S, D] in"
-    " Hugging Face's attention, [B, S, H, D] in flash-attention and here.",
+    remedy="If you sent tensors [B, H, S, D], as Hugging Face's attention has them, the axis is no"
+    " mistake: send before.transpose(1, 2) and after.transpose(1, 2). Otherwise transpose to the"
+    " order that your rotation expects.",
 )
 def axis_mistaken(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
-    """Let positions run along the heads or along the batch.
+    """Positions run along the heads or along the batch.
 
     Looks like: all tokens of a head have the same angle, and head 0 (or row 0) is not rotated.
     Why: code for [B, S, H, D] gets [B, H, S, D], or the reverse; broadcasting hides the mistake.
     Hugging Face: `apply_rotary_pos_emb(..., unsqueeze_dim=1)` is for [B, H, S, D], 2 for
         [B, S, H, D].
-    vLLM: q and k are [tokens, H * D], and `positions` is [tokens].
+    vLLM: `q` and `k` are [tokens, H * D], and `positions` is [tokens].
     llama.cpp: `ggml_rope_ext` takes [D, H, tokens] in ggml's order, one position for a token.
     MLX: `mx.fast.rope` counts along the axis before the last: pass [B, H, S, D].
     Source: emlx #121.

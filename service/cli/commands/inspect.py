@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from rich.text import Text
 
-from rope_core.summary import PER_LAYER_KEYS
+from rope_core.sentences import PER_LAYER_KEYS
 from service.cli.errors import InputError
 from service.cli.frequency_rows import FrequencyRow, chosen_rows, frequency_rows
 from service.cli.frequency_table import frequency_table

@@ -11,6 +11,7 @@ from rope_core import AttentionConfig, ConfigError, ShapeError
 from rope_core.diagnosis.diagnose import diagnose
 from rope_core.diagnosis.mistakes import MISTAKES
 from rope_core.diagnosis.result import Diagnosis
+from rope_core.errors import HEADS_FIRST
 
 D, H, HKV, S = 16, 8, 2, 40
 ROPE = {"head_dim": D, "theta": 10_000.0}
@@ -267,3 +268,11 @@ def test_every_mistake_of_attention_is_tried() -> None:
     tried = {row[0] for row in SINGLES} | {"causal_top_left", "softmax_scale_missing_mscale"}
     of_attention = {code for code, one in MISTAKES.items() if one.evidence == ("attention",)}
     assert of_attention <= tried
+
+
+def test_heads_first_is_a_warning():
+    """Tensors `[B, H, S, D]` look like few tokens of many heads; printing has no tensors."""
+    q, k = torch.zeros(1, 8, 64, D), torch.zeros(1, 2, 64, D)
+    found = diagnose(ROPE, q=q, k=k, v=k, out=torch.ones_like(q))
+    assert found.warnings == (HEADS_FIRST,)
+    assert "tensor(" not in repr(found)

@@ -12,7 +12,7 @@ import pytest
 
 import rope_core
 from rope_core.presets import built_in
-from rope_core.summary import summary
+from rope_core.sentences import summary
 from service.cli.commands.inspect import layer_kinds
 from service.cli.frequency_rows import frequency_rows
 from service.cli.rope_argument import read_rope

@@ -9,7 +9,7 @@ import pytest
 from rope_core import ConfigError, RopeConfig, layer_kinds, model_summary, resolve, summary
 from rope_core.presets import built_in
 from rope_core.scaling import scaling
-from rope_core.summary import number
+from rope_core.sentences import number
 from tests.conftest import ROOT
 
 PLAIN = "64 pairs turn in each head of 128. No frequency is scaled (base 10 000)"
@@ -27,8 +27,9 @@ OF_MODEL = {
     "gemma-3-27b-it": (
         f"52 of 62 layers (sliding_attention): {PLAIN}: the model is allowed 131 072 positions. "
         "cos and sin have no gain.\n"
-        "10 of 62 layers (full_attention): 64 pairs turn in each head of 128. All are divided by 8 "
-        "(base 1 000 000): the model is allowed 131 072 positions. cos and sin have no gain."
+        "10 of 62 layers (full_attention): 64 pairs turn in each head of 128. All frequencies are "
+        "divided by 8 (base 1 000 000): the model is allowed 131 072 positions. cos and sin have "
+        "no gain."
     ),
     "smollm3-3b": (
         "27 of 36 layers (full_attention): 64 pairs turn in each head of 128. No frequency is "
@@ -42,9 +43,10 @@ OF_MODEL = {
         "allowed 163 840. cos and sin have no gain; all 61 layers are alike."
     ),
     "phi-3-mini-128k-instruct": (
-        "48 pairs turn in each head of 96. All are divided by 1.1 to 3.05 (short_factor, base "
-        "10 000): trained on 4 096 positions, the model is allowed 131 072. In calls of more than "
-        "4 096 positions all positions take long_factor: divided by 1.07 to 64.76. cos and sin "
+        "48 pairs turn in each head of 96. All frequencies are divided by 1.1 to 3.05 "
+        "(short_factor, base 10 000): trained on 4 096 positions, the model is allowed 131 072. In "
+        "calls of more than "
+        "4 096 positions all frequencies are divided by 1.07 to 64.76 (long_factor). cos and sin "
         "have a gain of 1.19; all 32 layers are alike."
     ),
     "internlm3-8b-instruct": (
@@ -54,8 +56,9 @@ OF_MODEL = {
     ),
     "qwen2.5-7b-instruct-yarn": (
         "64 pairs turn in each head of 128. 24 keep their frequency, 16 are blended, 24 are "
-        "divided by 4: trained on 32 768 positions, the model is allowed as many; a factor of 4 is "
-        "for 131 072. cos and sin have a gain of 1.139; all 28 layers are alike."
+        "divided by 4: trained on 32 768 positions, and the model is allowed the same number, "
+        "although a factor of 4 reaches 131 072. cos and sin have a gain of 1.139; all 28 layers "
+        "are alike."
     ),
 }
 
@@ -79,7 +82,7 @@ def test_models(preset):
         ),
         (
             {"rope_type": "proportional", "partial_rotary_factor": 0.25, "factor": 2.0},
-            "16 of 64 pairs turn in each head of 128; the other 48 have frequency 0. All are",
+            "16 of 64 pairs turn in each head of 128; the other 48 have frequency 0. All frequencies",
         ),
         (
             {"axes": "mrope", "mrope_section": (16, 24, 24)},
@@ -90,8 +93,11 @@ def test_models(preset):
             "A position has 2 numbers: 16 pairs turn by axis 0 and 48 by axis 1.",
         ),
         ({"axes": "xdrope", "xdrope_section": (32, 32)}, "This is no rotation"),
-        ({"axes": "timestamps"}, "each angle depends on several"),
-        ({"axes": "interpolated", "interpolate_factor": 4.0}, "All are divided by 4 (base 10 000)"),
+        ({"axes": "timestamps"}, "each angle depends on more than one"),
+        (
+            {"axes": "interpolated", "interpolate_factor": 4.0},
+            "All frequencies are divided by 4 (base 10 000)",
+        ),
         (
             {"rope_type": "ntk", "factor": 4.0},
             "1 keeps its frequency, 63 are divided by 1.022 to 4",
@@ -99,18 +105,18 @@ def test_models(preset):
         ({"inv_freq": [0.5, 0.0] * 32}, "32 of 64 pairs turn in each head of 128; the other 32"),
         ({"inv_freq": [0.5] * 64}, "The frequencies are given one by one."),
         ({"inv_freq": [0.5] * 64, "attention_factor": 1.5}, "cos and sin have a gain of 1.5."),
-        ({"negative": True}, "All turn backwards, by minus the angle."),
+        ({"negative": True}, "All pairs turn backwards: angles are negative."),
         ({"rope_type": "xpos"}, "The scale of q and k also depends on the position."),
         ({"learned": "frequencies"}, "The frequencies are weights of the model"),
-        ({"learned": "log_scale"}, "Each call contains a factor of each frequency."),
-        ({"values": "and_back"}, "Values turn as the keys do, and the output turns back."),
+        ({"learned": "log_scale"}, "Each call must contain a factor for each frequency."),
+        ({"values": "and_back"}, "Values are rotated as keys are, and the output is rotated back."),
         (
             {
                 "rope_type": "dynamic_alpha",
                 "original_max_position_embeddings": 100,
                 "length": 300,
             },
-            "This is for calls of more than 200 and up to 400 positions.",
+            "These frequencies are for calls of more than 200 and up to 400 positions.",
         ),
     ],
 )
@@ -147,7 +153,7 @@ def test_every_config_has_true_sentences():
                 assert f"{counts.kept} keep" in line
                 assert f"{counts.divided} are divided by {number(counts.factor)}" in line
             for length in vars_of(kind.resolved.lengths):
-                assert length is None or str(length) in numbers or "as many" in line
+                assert length is None or str(length) in numbers or "the same number" in line
 
 
 def vars_of(lengths):
@@ -156,10 +162,12 @@ def vars_of(lengths):
 
 def test_one_layer_of_a_model():
     full = summary(resolve("gemma-3-27b-it", layer=5))
-    assert full.endswith("this is for 10 of 62 layers (full_attention).")
+    assert full.endswith("10 of 62 layers are like this (full_attention).")
     nope = summary(resolve("smollm3-3b", layer=3))
     assert nope == "This layer does not rotate (no_rope_layers[3] is 0)."
-    assert "27 of 36 layers rotate so, the others do not rotate." in summary(resolve("smollm3-3b"))
+    assert "27 of 36 layers rotate in this way, the others do not rotate." in summary(
+        resolve("smollm3-3b")
+    )
     whole = summary(resolve("deepseek-v3", head_dim=192))
     assert "in channels 128 to 191; the other 128 channels do not turn" in whole
 

@@ -66,11 +66,11 @@ def _line(kind: LayerKind, total: int) -> str:
         if group.layer_type and not {*group.layers}.isdisjoint(kind.layers)
     }
     named = f" ({', '.join(sorted(types))})" if types else ""
-    who = f"{len(kind.layers)} of {total} layers{named}"
+    layers = f"{len(kind.layers)} of {total} layers{named}"
     if resolved.rope is None:
-        return f"{who} do not rotate ({resolved.nope})."
+        return f"{layers} do not rotate ({resolved.nope})."
     sentences = _rotation(resolved.rope, resolved, resolved.lengths)
-    return f"{who}: {_join([*sentences, _gain_and_layers(resolved.rope, '')])}"
+    return f"{layers}: {_join([*sentences, _gain_and_layers(resolved.rope, '')])}"
 
 
 def _without_rotation(resolved: Resolved) -> str:
@@ -96,11 +96,11 @@ def _layers(resolved: Resolved) -> str:
     if not resolved.differ:
         mine = [group for group in rotating if group.layer_type == resolved.layer_type]
         count = sum(len(group.layers) for group in mine)
-        return f"this is for {count} of {total} layers ({resolved.layer_type})" if count else ""
+        return f"{count} of {total} layers are like this ({resolved.layer_type})" if count else ""
     count = sum(len(group.layers) for group in rotating)
     if count == total:
         return f"all {total} layers rotate alike" if total > 1 else ""
-    return f"{count} of {total} layers rotate so, the others do not rotate"
+    return f"{count} of {total} layers rotate in this way, the others do not rotate"
 
 
 def _alike(total: int) -> str:
@@ -134,7 +134,9 @@ def _turning(rope: RopeConfig, resolved: Resolved) -> str:
         return f"{pairs} in each head of {rope.head_dim}{fixed}"
     first = kept if rope.trailing else 0
     channels = f"channels {first} to {first + rope.rotary_dim - 1}"
-    others = f"; the other {kept} channels do not turn" if kept > 1 else "; one channel does not"
+    others = (
+        f"; the other {kept} channels do not turn" if kept > 1 else "; one channel does not turn"
+    )
     return f"{pairs} in each head of {rope.head_dim}, in {channels}{fixed}{others}"
 
 
@@ -147,7 +149,7 @@ def _axes(rope: RopeConfig) -> str:
     if rope.axes == "xdrope":
         return f"{start}: the channels of a pair can turn by different ones"
     if SEVERAL_AXES in axes or rope.learned == "frequencies":
-        return f"{start}: each angle depends on several"
+        return f"{start}: each angle depends on more than one"
     counts = [f"{axes.count(axis)} by {name}" for axis, name in enumerate(axis_names(rope))]
     return f"{start}: {_and(counts).replace(' by', ' pairs turn by', 1)}"
 
@@ -155,7 +157,7 @@ def _axes(rope: RopeConfig) -> str:
 def _scaling(rope: RopeConfig) -> str:
     """Say what the variant does to the frequencies."""
     if rope.learned == "frequencies":
-        return "The frequencies are weights of the model, which each call contains"
+        return "The frequencies are weights of the model: each call must contain them"
     if rope.rope_type == "inv_freq":
         return "The frequencies are given one by one"
     base = f"base {number(rope.theta, 7)}"
@@ -166,10 +168,10 @@ def _scaling(rope: RopeConfig) -> str:
         named = "" if rope.axes in WITHOUT_BASE else f" ({base})"
         return f"No frequency is scaled{named}"
     if counts.divided == len(turning):
-        return f"All are divided by {number(counts.factor)} ({base})"
-    whose = rope.rope_type if rope.rope_type != "default" else rope.axes
+        return f"All frequencies are divided by {number(counts.factor)} ({base})"
+    cause = rope.rope_type if rope.rope_type != "default" else rope.axes
     if rope.rope_type == "longrope":
-        whose = "long_factor" if not rope.needs_length and _is_long(rope) else "short_factor"
+        cause = "long_factor" if not rope.needs_length and _is_long(rope) else "short_factor"
     if rope.rope_type in BANDS:
         parts = [_count(counts.kept, "keep their frequency", "keeps its frequency")]
         parts += [_count(counts.blended, "are blended", "is blended")] if counts.blended else []
@@ -184,8 +186,8 @@ def _scaling(rope: RopeConfig) -> str:
     if parts:
         parts.append(_count(len(scaled), f"are divided {by}", f"is divided {by}"))
     else:
-        parts = [f"All are divided {by}"]
-    return f"{', '.join(parts)} ({whose}, {base})"
+        parts = [f"All frequencies are divided {by}"]
+    return f"{', '.join(parts)} ({cause}, {base})"
 
 
 def _length_clause(sentence: str, rope: RopeConfig, lengths: Lengths) -> str:
@@ -201,8 +203,12 @@ def _length_clause(sentence: str, rope: RopeConfig, lengths: Lengths) -> str:
     start = f"{sentence}: trained on {_positions(trained)}"
     if trained == allowed:
         factor = scaling(rope).factor
-        reach = f"; a factor of {number(factor)} is for {number(factor * allowed, 12)}"
-        return f"{start}, the model is allowed as many{reach if factor > 1 else ''}"
+        same = f"{start}, and the model is allowed the same number"
+        if factor <= 1:
+            return same
+        return (
+            f"{same}, although a factor of {number(factor)} reaches {number(factor * allowed, 12)}"
+        )
     return f"{start}, the model is allowed {number(allowed, 12)}"
 
 
@@ -212,17 +218,17 @@ def _dependence(rope: RopeConfig) -> str:
     if dependence is None or rope.rope_type == "xpos":
         return ""
     if not rope.needs_length:
-        return f"This is for calls of {_fixed_length(rope, dependence.above)}"
+        return f"These frequencies are for calls of {_fixed_length(rope, dependence.above)}"
     start = f"In calls of more than {_positions(dependence.above)}"
     if rope.rope_type == "dynamic":
         return f"{start} the base grows with the length"
     if rope.rope_type == "dynamic_alpha":
-        return f"{start} the base grows, and again with each doubling of that"
+        return f"{start} the base grows, and again each time the length doubles"
     if (long_rope := _for_long_calls(rope)) is None:
         return f"Calls of more than {_positions(dependence.above)} are refused"
     long = divisors(long_rope)
     low, high = number(float(long.min())), number(float(long.max()))
-    return f"{start} all positions take long_factor: divided by {low} to {high}"
+    return f"{start} all frequencies are divided by {low} to {high} (long_factor)"
 
 
 def _for_long_calls(rope: RopeConfig) -> RopeConfig | None:
@@ -263,18 +269,18 @@ def _oddities(rope: RopeConfig) -> str:
     """Say what else a reader would not expect."""
     found = []
     if rope.axes == "interpolated":
-        found.append("positions are divided first")
+        found.append("positions are divided before the rotation")
     if rope.negative:
-        found.append("all turn backwards, by minus the angle")
+        found.append("all pairs turn backwards: angles are negative")
     if not rope.is_rotation:
         found.append("this is no rotation: the two channels of a pair have different angles")
     if rope.learned == "log_scale":
-        found.append("each call contains a factor of each frequency")
+        found.append("each call must contain a factor for each frequency")
     if rope.rope_type == "xpos":
         found.append("the scale of q and k also depends on the position")
     if rope.values != "kept":
-        back = ", and the output turns back" if rope.values == "and_back" else ""
-        found.append(f"values turn as the keys do{back}")
+        back = ", and the output is rotated back" if rope.values == "and_back" else ""
+        found.append(f"values are rotated as keys are{back}")
     return _capital("; ".join(found))
 
 
@@ -283,7 +289,7 @@ def _gain_and_layers(rope: RopeConfig, layers: str) -> str:
     text = "no gain" if gain == 1 else f"a gain of {number(gain)}"
     long = _for_long_calls(rope) if rope.rope_type == "longrope" else None
     if long is not None and long.attention_scaling != gain:
-        text += f", in longer calls one of {number(long.attention_scaling)}"
+        text += f", and in longer calls a gain of {number(long.attention_scaling)}"
     return f"cos and sin have {text}{'; ' if layers else ''}{layers}"
 
 
