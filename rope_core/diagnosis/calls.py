@@ -124,4 +124,4 @@ class Clues:
     rotary_dim: int | None = None
 
     permutation: tuple[int, ...] | None = None
-    """Measured: theirs = expected[..., permutation]."""
+    """Measured: the evidence is expected[..., permutation]."""

@@ -3,9 +3,11 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Evidence = Literal["rotation", "table", "frequencies", "attention"]
+EVERY: tuple[Evidence, ...] = get_args(Evidence)
+
 Named = tuple[str, Mapping[str, Any]]
 """Code and parameters of a mistake."""
 

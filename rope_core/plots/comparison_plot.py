@@ -67,9 +67,9 @@ def _draw_ratio(ax: "Axes", inv_freq: Tensor, other: Tensor) -> None:
     from matplotlib.ticker import FuncFormatter
 
     num_pairs = min(len(inv_freq), len(other))
-    mine, theirs = inv_freq[:num_pairs].double(), other[:num_pairs].double()
-    pairs = ((mine != 0) & (theirs != 0)).nonzero()[:, 0]
-    ratios = (theirs[pairs] / mine[pairs]).abs().tolist()
+    of_a, of_b = inv_freq[:num_pairs].double(), other[:num_pairs].double()
+    pairs = ((of_a != 0) & (of_b != 0)).nonzero()[:, 0]
+    ratios = (of_b[pairs] / of_a[pairs]).abs().tolist()
     low, high = min(*ratios, 0.5), max(*ratios, 2.0)
     logarithmic(ax, ax.yaxis, low / 1.3, high * 1.3)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: ratio_text(value)))

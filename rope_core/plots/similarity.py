@@ -50,12 +50,12 @@ def rotated_cosine(rope: RopeConfig, other: RopeConfig, last: int) -> Envelope:
     halves = ((-1, cos_cos + sin_sin, sin_cos - cos_sin), (1, cos_cos - sin_sin, sin_cos + cos_sin))
 
     def at(positions: Tensor) -> Tensor:
-        mine, theirs = _padded_angles(rope, positions), _padded_angles(other, positions)
+        angles, others = _padded_angles(rope, positions), _padded_angles(other, positions)
         total = torch.zeros(len(positions), dtype=torch.float64)
         for sign, of_cos, of_sin in halves:  # products as cosines and sines of sums
             for weights, function in ((of_cos, torch.cos), (of_sin, torch.sin)):
                 i, j = weights.nonzero(as_tuple=True)
-                total += function(mine[:, i] + sign * theirs[:, j]) @ weights[i, j] / 2
+                total += function(angles[:, i] + sign * others[:, j]) @ weights[i, j] / 2
         return total / rope.head_dim
 
     return make_envelope([at(positions) for positions in _chunks(last)])
