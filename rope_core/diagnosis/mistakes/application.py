@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import Wrong, mistake
-from rope_core.diagnosis.mistakes.changes import gain
 
 
 @mistake(
@@ -78,9 +77,10 @@ def direction_reversed(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     if not call.times:
         return
     wrong = replace(call, rope=replace(call.rope, negative=not call.rope.negative))
+    gain = call.rope.attention_scaling if call.gain is None else call.gain
     yield {}, wrong
-    if gain(call) not in (0, 1):
-        yield {}, replace(wrong, gain=1 / gain(call))
+    if gain not in (0, 1):
+        yield {}, replace(wrong, gain=1 / gain)
 
 
 @mistake(
