@@ -1,14 +1,17 @@
 """The pages about diagnose: their programs run, their commands work, the mistakes are all there."""
 
+import json
 import re
 import shlex
+from dataclasses import asdict
 
 import matplotlib as mpl
 import pytest
+import torch
 from matplotlib import pyplot
 
 from docs.mistake_pages import FOLDER, mistake_pages
-from rope_core import plots
+from rope_core import diagnose, plots
 from rope_core.diagnosis.mistake import CODES, PARTS
 from rope_core.diagnosis.mistakes import MISTAKES
 from service.cli.app import run
@@ -16,6 +19,7 @@ from tests.conftest import ROOT
 
 mpl.use("Agg")
 
+README = (ROOT / "README.md").read_text()
 PORT = (ROOT / "docs" / "port.md").read_text()
 BLOCKS = re.findall(r"```(python|bash|text)\n(.*?)```", PORT, re.DOTALL)
 OTHERS = {
@@ -52,8 +56,28 @@ def test_the_case_runs_from_symptom_to_remedy(tmp_path, monkeypatch, capsys):
             assert program == "rope-service"
             codes.append(run(arguments))
             printed = capsys.readouterr().out
-            assert ("layout_swapped and scaling_ignored" in printed) == (codes == [1])
+            shown = readme_output(f"$ {block}")
+            assert all(line in printed for line in shown) == (codes == [1])
     assert codes == [1, 0]
+
+
+def readme_output(command: str) -> list[str]:
+    """Return the lines that the README shows below a command."""
+    lines = README.partition(command)[2].partition("```")[0].splitlines()
+    assert len(lines) == 4
+    return lines
+
+
+def test_the_request_of_the_page_is_answered_as_the_page_says():
+    """The library gives the members that the page shows of the answer over HTTP."""
+    page = (ROOT / "docs" / "diagnose.md").read_text()
+    body = json.loads(re.search(r"-d '(.*?)'", page)[1])
+    shown = json.loads(re.search(r"```json\n(.*?)```", page, re.DOTALL)[1])
+    found = diagnose(body["rope"], inv_freq=torch.tensor(body["inv_freq"]))
+    assert found.verdict == shown["verdict"]
+    assert [asdict(m) for m in found.explanations[0].mistakes] == shown["explanations"][0][
+        "mistakes"
+    ]
 
 
 @pytest.mark.parametrize("page", OTHERS)

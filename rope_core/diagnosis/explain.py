@@ -130,6 +130,8 @@ class _Values(dict[str, Any]):
 
 def _brief(value: Any) -> Any:
     """Return a number with six digits, and a long list by its beginning."""
+    if type(value) is int:
+        return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.6g}" if abs(value) < 1e15 else f"{value:.6g}"
     if isinstance(value, tuple | list) and len(value) > 8:
