@@ -17,7 +17,7 @@ from rope_core.calls import (
     Shift,
     Table,
 )
-from rope_core.comparison import Comparison, compare
+from rope_core.comparison.compare import Comparison, compare
 from rope_core.config import Arithmetic, AttentionConfig, Layout, RopeConfig, Rounding
 from rope_core.diagnosis.diagnose import diagnose
 from rope_core.diagnosis.result import Diagnosis

@@ -242,7 +242,7 @@ def compute_angles(
         cos, sin = cos * rope.attention_scaling, sin * rope.attention_scaling
     if rope.negative:
         sin = -sin
-    scale = _xpos_scale(positions, rope, is_shift) if rope.rope_type == "xpos" else None
+    scale = xpos_scale(positions, rope, is_shift).float() if rope.rope_type == "xpos" else None
     return Angles(cos.float(), sin.float(), scale)
 
 
@@ -266,11 +266,11 @@ def _device_table(rope: RopeConfig, device: torch.device) -> FrequencyTable:
     return replace(table, inv_freq=table.inv_freq.to(device), axis=axis)
 
 
-def _xpos_scale(positions: Tensor, rope: RopeConfig, is_shift: bool) -> Tensor:
-    """Return xPos's scale of q at `positions` `[tokens]`: float32 `[tokens, n]`."""
+def xpos_scale(positions: Tensor, rope: RopeConfig, is_shift: bool) -> Tensor:
+    """Return xPos's scale of q at `positions` `[tokens]`: `[tokens, n]`, in their dtype."""
     parameters: dict[str, Any] = dict(rope.parameters)
     centre = 0 if is_shift else parameters.get("length", 0) // 2
     power = (positions - centre) / parameters.get("scale_base", 512.0)
     dim = rope.frequency_dim or rope.rotary_dim
     scale: Tensor = xpos_zeta(dim, positions.dtype, positions.device) ** power[:, None]
-    return scale.float()
+    return scale

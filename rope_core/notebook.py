@@ -2,19 +2,18 @@
 
 import html
 import math
-from collections.abc import Iterator
 
 from rope_core.config import RopeConfig
 from rope_core.hf.lengths import Lengths
 from rope_core.hf.resolve import Resolved
-from rope_core.scaling import TOLERANCE, divisors, exact_frequencies, scaling
+from rope_core.scaling import exact_frequencies, pair_bands
 from rope_core.sentences import number, summary
 
 WIDTH, HEIGHT, LEFT, TOP = 640, 200, 48, 12
 """Size of the picture, and its margins, in pixels."""
 
-KEPT, BLENDED, DIVIDED = "#6b737d", "#5b4a9a", "#0060a8"
-"""Colours of pairs that keep their frequency, are blended, and are divided."""
+COLOURS = {None: "#6b737d", "kept": "#6b737d", "blended": "#5b4a9a", "divided": "#0060a8"}
+"""Colours of pairs, by what the variant does to them."""
 
 SLOWEST = 1e-30
 """Frequency of a pair that is not drawn, in radians per position."""
@@ -81,25 +80,16 @@ def _picture(rope: RopeConfig, lengths: Lengths) -> str:
     for name, length in marks.items():
         level = y(math.log10(length))
         items += [_line(LEFT, right, level, "#16191d"), _label(right + 2, level, name)]
-    for pair, (turn, colour) in enumerate(zip(turns, _colours(rope), strict=True)):
+    for pair, (turn, band) in enumerate(zip(turns, pair_bands(rope), strict=True)):
         if turn is not None:
             x, text = round(LEFT + pair * step, 1), f"pair {pair}: {number(turn)} positions a turn"
             title = f"<title>{text}</title>"
-            circle = f'<circle cx="{x}" cy="{y(math.log10(turn))}" r="2.5" fill="{colour}">'
+            circle = f'<circle cx="{x}" cy="{y(math.log10(turn))}" r="2.5" fill="{COLOURS[band]}">'
             items.append(f"{circle}{title}</circle>")
     name = "Positions that each pair takes for one turn"
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     space = 'xmlns="http://www.w3.org/2000/svg" role="img"'
     return f'<svg {space} {size} aria-label="{name}"><title>{name}</title>{"".join(items)}</svg>'
-
-
-def _colours(rope: RopeConfig) -> Iterator[str]:
-    factor = scaling(rope).factor
-    for divisor in divisors(rope).tolist():
-        if math.isnan(divisor) or abs(divisor - 1) <= TOLERANCE:
-            yield KEPT
-        else:
-            yield DIVIDED if abs(divisor - factor) <= TOLERANCE * factor else BLENDED
 
 
 def _line(left: float, right: float, y: float, colour: str) -> str:

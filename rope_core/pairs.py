@@ -37,6 +37,13 @@ def pair_axis(rope: RopeConfig) -> Tensor:
     return torch.where(first == second, first, SEVERAL_AXES)
 
 
+def axis_names(rope: RopeConfig) -> tuple[str, ...]:
+    """Return the names of the axes of a position."""
+    if rope.axes is not None and rope.axes.startswith("mrope"):
+        return ("time", "height", "width")
+    return tuple(f"axis {axis}" for axis in range(rope.num_axes))
+
+
 def _partners(rope: RopeConfig, halves: bool) -> Tensor:
     """Return the channels of each pair, counted from the first that rotates, int64 `[P, 2]`."""
     width = rope.rotary_dim // rope.blocks

@@ -1,8 +1,10 @@
 """What a variant does to the frequencies of each pair: keep, blend or divide them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +16,10 @@ TOLERANCE = 1e-6
 
 UNSCALED = ("default", "inv_freq", "xpos")
 """Variants that leave the frequencies as they are."""
+
+
+Band = Literal["kept", "blended", "divided"]
+"""What a variant does to the frequency of a pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +83,24 @@ def scaling(rope: RopeConfig) -> Scaling:
 
     A rope whose frequencies depend on the length of a call counts for a call of length 0.
     """
-    turning = divisors(rope)
-    turning = turning[~turning.isnan()]
-    factor = _factor(rope, turning)
-    is_kept = (turning - 1).abs() <= TOLERANCE
-    is_divided = ~is_kept & ((turning - factor).abs() <= TOLERANCE * factor)
-    kept, divided = int(is_kept.sum()), int(is_divided.sum())
-    return Scaling(kept, len(turning) - kept - divided, divided, factor)
+    kept, blended, divided = map(pair_bands(rope).count, ("kept", "blended", "divided"))
+    return Scaling(kept, blended, divided, _factor(rope))
 
 
-def _factor(rope: RopeConfig, turning: Tensor) -> float:
+@lru_cache(maxsize=256)
+def pair_bands(rope: RopeConfig) -> Sequence[Band | None]:
+    """Return what the variant does to each pair; None for a pair that does not turn."""
+    factor = _factor(rope)
+    return tuple(None if math.isnan(n) else _band(n, factor) for n in divisors(rope).tolist())
+
+
+def _band(divisor: float, factor: float) -> Band:
+    if abs(divisor - 1) <= TOLERANCE:
+        return "kept"
+    return "divided" if abs(divisor - factor) <= TOLERANCE * factor else "blended"
+
+
+def _factor(rope: RopeConfig) -> float:
     """Return the variant's factor, or the divisor that is farthest from 1."""
     parameters = dict(rope.parameters)
     if rope.rope_type in ("yarn", "llama3"):  # whose factor no pair may reach
@@ -100,6 +114,8 @@ def _factor(rope: RopeConfig, turning: Tensor) -> float:
         assert isinstance(longest, int)
         assert isinstance(original, int)
         return longest / original
+    turning = divisors(rope)
+    turning = turning[~turning.isnan()]
     if not len(turning):
         return 1.0
     farthest = float(turning[turning.log().abs().argmax()])

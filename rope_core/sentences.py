@@ -7,11 +7,8 @@ from rope_core.errors import ConfigError
 from rope_core.hf.lengths import ORIGINAL, Lengths
 from rope_core.hf.resolve import LayerKind, Resolved
 from rope_core.ntk_variants import doublings
-from rope_core.pairs import SEVERAL_AXES, pair_axis
+from rope_core.pairs import SEVERAL_AXES, axis_names, pair_axis
 from rope_core.scaling import divisors, exact_frequencies, scaling
-
-AXIS_NAMES = ("time", "height", "width")
-"""Axes of the schemes of M-RoPE."""
 
 WITHOUT_BASE = ("atoms", "axial_pixel")
 """Schemes whose frequencies do not follow from `theta`."""
@@ -153,9 +150,7 @@ def _axes(rope: RopeConfig) -> str:
         return f"{start}: the channels of a pair can turn by different ones"
     if SEVERAL_AXES in axes or rope.learned == "frequencies":
         return f"{start}: each angle depends on more than one"
-    is_video = (rope.axes or "").startswith("mrope")
-    names = AXIS_NAMES if is_video else [f"axis {axis}" for axis in range(rope.num_axes)]
-    counts = [f"{axes.count(axis)} by {name}" for axis, name in enumerate(names)]
+    counts = [f"{axes.count(axis)} by {name}" for axis, name in enumerate(axis_names(rope))]
     return f"{start}: {_and(counts).replace(' by', ' pairs turn by', 1)}"
 
 

@@ -171,6 +171,12 @@ def _resolve_preset(name: str, **options: Any) -> Resolved:
     return hf.resolve(preset.config, **options)
 
 
+def file_title(path: Path) -> str:
+    """Return a short name of a file: that of its folder, if the file has the usual name."""
+    generic = path.name in ("config.json", "params.json")
+    return (generic and path.absolute().parent.name) or path.name.removesuffix(".json")
+
+
 def _config_at(source: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Return the contents of a config.json, given its path or that of its folder."""
     path = Path(source)

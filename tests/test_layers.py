@@ -82,13 +82,13 @@ service.observability.request_log
 service.errors service.lifecycle service.observability service.settings service.installation
 service.exit_codes
 rope_core.plots
-rope_core.diagnosis.diagnose rope_core.comparison
+rope_core.diagnosis.diagnose rope_core.comparison.compare
 rope_core.diagnosis.table rope_core.diagnosis.attention
 rope_core.diagnosis.rotation
-rope_core.diagnosis.angles
+rope_core.diagnosis.angles rope_core.diagnosis.explain
 rope_core.diagnosis.mistakes
 rope_core.diagnosis
-rope_core.functional rope_core.parameter_differences
+rope_core.functional rope_core.comparison.parameter_differences
 rope_core.differentiable rope_core.sources
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
 rope_core.table_rotation
@@ -102,14 +102,14 @@ rope_core.torch_rotation
 rope_core.builds
 rope_core.attention_warnings
 rope_core.calls rope_core.length rope_core.positions rope_core.presets
-rope_core.first_position
+rope_core.comparison.first_position
 rope_core.scaling rope_core.pairs
 rope_core.config rope_core.ragged rope_core.inference
 rope_core.axes rope_core.layouts
 rope_core.frequencies rope_core.length_dependence
 rope_core.ntk_variants rope_core.own_frequencies
 rope_core.progression rope_core.registry
-rope_core.checks rope_core.first_difference
+rope_core.checks rope_core.comparison.first_difference
 rope_core.errors
 rope_core.miscount
 """

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from rope_core.angles import xpos_scale
 from rope_core.config import RopeConfig
-from rope_core.frequencies import xpos_zeta
 from rope_core.hf import Resolved
 
 
@@ -91,18 +91,8 @@ def predict(call: RotaryCall, index: Tensor | None = None) -> Tensor:
     gain = rope.attention_scaling if call.gain is None else call.gain
     magnitude: Tensor = torch.full_like(radians, gain**call.times)
     if rope.rope_type == "xpos":
-        magnitude *= _xpos_scale(rope, positions[0].double())
+        magnitude *= xpos_scale(positions[0].double(), rope, is_shift=False)
     return torch.polar(magnitude.abs(), radians) * (1 if gain**call.times >= 0 else -1)
-
-
-def _xpos_scale(rope: RopeConfig, positions: Tensor) -> Tensor:
-    parameters: dict[str, Any] = dict(rope.parameters)
-    centre, base = parameters.get("length", 0), parameters.get("scale_base", 512.0)
-    dim = rope.frequency_dim or rope.rotary_dim
-    scale: Tensor = xpos_zeta(dim, torch.float64, positions.device) ** (
-        (positions[:, None] - centre // 2) / base
-    )
-    return scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,4 +124,4 @@ class Clues:
     rotary_dim: int | None = None
 
     permutation: tuple[int, ...] | None = None
-    """Measured: theirs = expected[..., permutation]."""
+    """Measured: the evidence is expected[..., permutation]."""

@@ -74,19 +74,15 @@ def worst_element(got: Tensor, expected: Tensor) -> tuple[float | None, WorstEle
     flat_got, flat_expected = got.reshape(-1, 1), expected.reshape(-1, 1)
     largest, where, start = -1.0, 0, 0
     for got_part, expected_part in pieces(flat_got, flat_expected):
-        value, index = (got_part.double() - expected_part.double()).abs().max(0)
+        value, place = (got_part.double() - expected_part.double()).abs().max(0)
         if not math.isfinite(float(value)):
             return None, None
         if float(value) > largest:
-            largest, where = float(value), start + int(index)
+            largest, where = float(value), start + int(place)
         start += len(got_part)
-    index_of: list[int] = []
-    rest = where
-    for size in reversed(got.shape):
-        index_of.insert(0, rest % size)
-        rest //= size
+    index = tuple(map(int, torch.unravel_index(torch.tensor(where), got.shape)))
     got_value, expected_value = float(flat_got[where]), float(flat_expected[where])
-    return largest, WorstElement(index=tuple(index_of), expected=expected_value, got=got_value)
+    return largest, WorstElement(index=index, expected=expected_value, got=got_value)
 
 
 def difference(

@@ -7,7 +7,7 @@ from typing import Any
 
 from rope_core.config import DEFAULT_THETA, RopeConfig
 from rope_core.diagnosis.calls import RotaryCall
-from rope_core.diagnosis.mistake import MISTAKES
+from rope_core.diagnosis.mistakes import MISTAKES
 from rope_core.diagnosis.ranking import Candidate
 from rope_core.diagnosis.result import Explanation, NamedMistake
 

@@ -1,13 +1,22 @@
-"""The list of known mistakes: each is a function from a right call to wrong ones."""
+"""What a known mistake is: a function from a right call to wrong ones, with its texts."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Evidence = Literal["rotation", "table", "frequencies", "attention"]
+EVERY: tuple[Evidence, ...] = get_args(Evidence)
+
+Named = tuple[str, Mapping[str, Any]]
+"""Code and parameters of a mistake."""
+
 Wrong = tuple[Mapping[str, Any], Any]
 """Parameters of a mistake, and the call with that mistake."""
+
+Find = Callable[..., Iterator[Wrong]]
+"""`find(call, clues)` returns the calls that a mistake makes of a right one: as many as there are
+values that the evidence may have."""
 
 PARTS = ("Looks like", "Why", "Hugging Face", "vLLM", "llama.cpp", "MLX", "Source")
 """Parts of the docstring of a mistake, in their order."""
@@ -38,12 +47,10 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A registered mistake."""
+    """A mistake that is known."""
 
     code: str
-    find: Callable[..., Iterator[Wrong]]
-    """`find(call, clues)` returns the calls that this mistake makes of a right one: as many as
-    there are values that the evidence may have."""
+    find: Find
 
     evidence: tuple[Evidence, ...]
     """Kinds of evidence that can show it."""
@@ -79,16 +86,13 @@ CODES = (
 )
 """All codes, in the order in which equally good explanations are told."""
 
-MISTAKES: dict[str, Mistake] = {}
-"""Registered mistakes by code."""
-
 
 def mistake(
     *evidence: Evidence, text: str, remedy: str, number: Number | None = None
-) -> Callable[[Callable[..., Iterator[Wrong]]], Callable[..., Iterator[Wrong]]]:
-    """Register a function as a mistake; its name is the code."""
+) -> Callable[[Find], Mistake]:
+    """Make a mistake of a function: its name is the code, its docstring the documentation."""
 
-    def register(find: Callable[..., Iterator[Wrong]]) -> Callable[..., Iterator[Wrong]]:
+    def make(find: Find) -> Mistake:
         doc = inspect.cleandoc(find.__doc__ or "")
         summary = " ".join(doc.split("\n\n", 1)[0].split())
         parts: dict[str, str] = {}
@@ -100,8 +104,6 @@ def mistake(
                 parts[name] = rest.strip()
             elif name is not None and line.strip():
                 parts[name] += f" {line.strip()}"
-        code = find.__name__
-        MISTAKES[code] = Mistake(code, find, evidence, text, remedy, summary, parts, number)
-        return find
+        return Mistake(find.__name__, find, evidence, text, remedy, summary, parts, number)
 
-    return register
+    return make

@@ -1,18 +1,18 @@
 """Which explanations are told, and in which order: the same rules for all kinds of evidence."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rope_core.diagnosis.mistake import CODES
+from rope_core.diagnosis.mistake import CODES, Named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidate:
     """A call with mistakes, and how far the evidence is from it."""
 
-    mistakes: tuple[tuple[str, Mapping[str, Any]], ...]
-    """Code and parameters of each mistake; () of the right call."""
+    mistakes: tuple[Named, ...]
+    """() of the right call."""
 
     call: Any
     """RotaryCall or AttentionCall."""

@@ -1,6 +1,5 @@
 """Runs of pairs that a variant treats alike: kept, blended, divided, or at rest."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -8,21 +7,21 @@ from typing import TYPE_CHECKING
 
 from rope_core.config import RopeConfig
 from rope_core.plots.figure import (
-    A_GROUND,
+    BLUE,
+    BLUE_GROUND,
     GROUND,
     INK,
     INK_3,
-    MIX,
-    MIX_GROUND,
     PAPER,
     TEXT,
-    A,
+    VIOLET,
+    VIOLET_GROUND,
     above,
     size_points,
     spread,
 )
 from rope_core.plots.number_text import number_text
-from rope_core.scaling import TOLERANCE, divisors, scaling
+from rope_core.scaling import pair_bands, scaling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,8 +32,8 @@ MAX_BANDS = 4
 COLORS = {
     "turn": (PAPER, INK),
     "kept": (PAPER, INK),
-    "blended": (MIX_GROUND, MIX),
-    "divided": (A_GROUND, A),
+    "blended": (VIOLET_GROUND, VIOLET),
+    "divided": (BLUE_GROUND, BLUE),
     "do not turn": (GROUND, INK_3),
 }
 """Ground and text of each kind of band."""
@@ -52,9 +51,9 @@ class Band:
 
 def find_bands(rope: RopeConfig) -> list[Band]:
     """Return the bands of the pairs of a rope; one band if its pairs have divisors of their own."""
-    by_pair, change = divisors(rope), scaling(rope)
-    num_pairs = len(by_pair)
-    kinds = [_kind(divisor, change.factor) for divisor in by_pair.tolist()]
+    change = scaling(rope)
+    kinds: list[str] = [band or "do not turn" for band in pair_bands(rope)]
+    num_pairs = len(kinds)
     if not change.blended and not change.divided:
         kinds = ["turn" if kind == "kept" else kind for kind in kinds]
     bands = [*_runs(kinds, change.factor)]
@@ -65,14 +64,6 @@ def find_bands(rope: RopeConfig) -> list[Band]:
         text = f"{num_pairs} pairs, each divided by a number of its own"
         return [Band("turn", 0, num_pairs, text)]
     return bands
-
-
-def _kind(divisor: float, factor: float) -> str:
-    if math.isnan(divisor):
-        return "do not turn"
-    if abs(divisor - 1) <= TOLERANCE:
-        return "kept"
-    return "divided" if abs(divisor - factor) <= TOLERANCE * factor else "blended"
 
 
 def _runs(kinds: list[str], factor: float) -> Iterator[Band]:

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rope_core.comparison import compare as compare_ropes
+from rope_core.comparison.compare import compare as compare_ropes
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError
 from rope_core.hf import Lengths
 from rope_core.plots.envelope import draw_envelope
 from rope_core.plots.figure import (
+    GREEN,
     INK,
+    ORANGE,
     PAPER,
     TEXT,
-    B,
-    C,
     EdgeLabel,
     draw_frame,
     label_right,
@@ -67,9 +67,9 @@ def _draw_ratio(ax: "Axes", inv_freq: Tensor, other: Tensor) -> None:
     from matplotlib.ticker import FuncFormatter
 
     num_pairs = min(len(inv_freq), len(other))
-    mine, theirs = inv_freq[:num_pairs].double(), other[:num_pairs].double()
-    pairs = ((mine != 0) & (theirs != 0)).nonzero()[:, 0]
-    ratios = (theirs[pairs] / mine[pairs]).abs().tolist()
+    of_a, of_b = inv_freq[:num_pairs].double(), other[:num_pairs].double()
+    pairs = ((of_a != 0) & (of_b != 0)).nonzero()[:, 0]
+    ratios = (of_b[pairs] / of_a[pairs]).abs().tolist()
     low, high = min(*ratios, 0.5), max(*ratios, 2.0)
     logarithmic(ax, ax.yaxis, low / 1.3, high * 1.3)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: ratio_text(value)))
@@ -77,9 +77,15 @@ def _draw_ratio(ax: "Axes", inv_freq: Tensor, other: Tensor) -> None:
     ax.axhline(1, color=INK, linewidth=1.0, label="_equal")
     size = 4.2 if num_pairs <= MAX_MARKERS else 0.0
     ax.plot(
-        pairs.tolist(), ratios, color=B, linewidth=1.8, marker="o", markersize=size, label="B / A"
+        pairs.tolist(),
+        ratios,
+        color=ORANGE,
+        linewidth=1.8,
+        marker="o",
+        markersize=size,
+        label="B / A",
     )
-    label_right(ax, [EdgeLabel(ratios[-1], ratio_text(ratios[-1]), B, bold=True)])
+    label_right(ax, [EdgeLabel(ratios[-1], ratio_text(ratios[-1]), ORANGE, bold=True)])
 
 
 def _draw_cosine(ax: "Axes", rope: RopeConfig, other: RopeConfig, lengths: Lengths) -> None:
@@ -87,13 +93,13 @@ def _draw_cosine(ax: "Axes", rope: RopeConfig, other: RopeConfig, lengths: Lengt
     last = last_position(rope, lengths.allowed)
     prepare_positions(ax, last, "position", lengths)
     envelope = rotated_cosine(rope, other, last)
-    draw_envelope(ax, envelope, "cosine", C, "-")
+    draw_envelope(ax, envelope, "cosine", GREEN, "-")
     ax.set_ylim(min(0.0, float(envelope.lowest.min())) - 0.05, 1.05)
     ends = [length for length in (lengths.trained, last) if length is not None and length <= last]
     for position in ends:
         point = int(torch.searchsorted(envelope.position, position, right=True)) - 1
         value = float(envelope.mean[point])
-        ax.plot(position, value, "o", color=C, markersize=4.2, label="_value", clip_on=False)
+        ax.plot(position, value, "o", color=GREEN, markersize=4.2, label="_value", clip_on=False)
         ax.annotate(
             f"{value:.2f}".replace("-", MINUS),
             (position, value),
@@ -102,7 +108,7 @@ def _draw_cosine(ax: "Axes", rope: RopeConfig, other: RopeConfig, lengths: Lengt
             annotation_clip=False,
             va="center",
             fontsize=TEXT,
-            color=C,
+            color=GREEN,
             fontweight="bold",
             bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0, "alpha": 0.8},
         )

@@ -9,10 +9,10 @@ from torch import Tensor
 from rope_core.diagnosis.result import Diagnosis
 from rope_core.errors import ConfigError
 from rope_core.plots.figure import (
+    BLUE,
     INK,
+    ORANGE,
     PAPER,
-    A,
-    B,
     EdgeLabel,
     draw_frame,
     label_right,
@@ -62,7 +62,7 @@ def _draw_frequencies(
 ) -> None:
     """Draw positions for one turn, as measured and as expected."""
     draw_frame(ax, title, subtitle, "positions for one turn of each pair")
-    rows = {"expected": (expected, A, "-", A), "measured": (measured, B, "--", PAPER)}
+    rows = {"expected": (expected, BLUE, "-", BLUE), "measured": (measured, ORANGE, "--", PAPER)}
     turns = {
         name: {
             pair: 2 * math.pi / abs(frequency)
@@ -104,11 +104,11 @@ def _draw_error(ax: "Axes", found: Diagnosis, unit: str, title: str, subtitle: s
     logarithmic(ax, ax.yaxis, low, max(*numbers, tolerance) * 3)
     prepare_pairs(ax, len(numbers), name)
     are_few = len(numbers) <= MAX_MARKERS
-    ax.fill_between(range(len(numbers)), low, numbers, color=B, alpha=0.12, linewidth=0)
+    ax.fill_between(range(len(numbers)), low, numbers, color=ORANGE, alpha=0.12, linewidth=0)
     ax.plot(
         [*range(len(numbers))],
         numbers,
-        color=B,
+        color=ORANGE,
         linewidth=1.4,
         marker="o",
         markersize=3.6 if are_few else 0.0,

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 PAPER, GROUND, LINE, GRID = "#ffffff", "#f4f5f5", "#c9cdcf", "#e9eaea"
 INK, INK_2, INK_3 = "#16191d", "#4a525c", "#6b737d"
-A, B, C = "#0060a8", "#b3560b", "#007a5a"
-MIX, MIX_GROUND, A_GROUND = "#5b4a9a", "#f1eff8", "#e9f1f8"
+BLUE, ORANGE, GREEN = "#0060a8", "#b3560b", "#007a5a"
+VIOLET, VIOLET_GROUND, BLUE_GROUND = "#5b4a9a", "#f1eff8", "#e9f1f8"
 
 LEFT, RIGHT, TOP, BOTTOM = 0.72, 1.42, 0.98, 0.62
 """Room around Axes, in inches."""

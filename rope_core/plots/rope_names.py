@@ -10,6 +10,7 @@ import torch
 from rope_core.config import RopeConfig
 from rope_core.hf import Resolved
 from rope_core.pairs import channel_pairs
+from rope_core.sources import file_title
 
 MAX_NAME = 60
 """Characters of a name in a title."""
@@ -20,9 +21,7 @@ def rope_name(source: Any, resolved: Resolved) -> str:
     if isinstance(source, Mapping) and isinstance(source.get("preset"), str):
         source = source["preset"]
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        generic = path.name in ("config.json", "params.json") and path.absolute().parent.name
-        return (generic or path.name.removesuffix(".json"))[:MAX_NAME]
+        return file_title(Path(source))[:MAX_NAME]
     return (resolved.model_type or resolved.require_rope().rope_type)[:MAX_NAME]
 
 
@@ -40,10 +39,3 @@ def pair_label(rope: RopeConfig) -> str:
         text = "pair"
     passing = rope.head_dim - rope.rotary_dim
     return f"{text}; {passing} of {rope.head_dim} channels do not rotate" if passing else text
-
-
-def axis_names(rope: RopeConfig) -> tuple[str, ...]:
-    """Return the names of the axes of a position."""
-    if rope.axes is not None and rope.axes.startswith("mrope"):
-        return ("time", "height", "width")
-    return tuple(f"axis {axis}" for axis in range(rope.num_axes))

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from rope_core.plots.envelope import draw_envelope
-from rope_core.plots.figure import A, B, EdgeLabel, draw_frame, label_right, new_axes
+from rope_core.plots.figure import BLUE, ORANGE, EdgeLabel, draw_frame, label_right, new_axes
 from rope_core.plots.lower_axes import prepare_positions
 from rope_core.plots.rope_names import rope_name
 from rope_core.plots.similarity import last_position, self_score
@@ -37,9 +37,9 @@ def score(rope: RopeSource, ax: "Axes | None" = None) -> "Axes":
     last = last_position(config, resolved.lengths.allowed)
     draw_frame(ax, rope_name(rope, resolved), SUBTITLE)
     plain = unscaled(config)
-    curves = [("as configured", config, A, "-")]
+    curves = [("as configured", config, BLUE, "-")]
     if not plain.inv_freq.equal(config.inv_freq):
-        curves.insert(0, ("without scaling", plain, B, "--"))
+        curves.insert(0, ("without scaling", plain, ORANGE, "--"))
     prepare_positions(ax, last, "distance between query and key, in positions", resolved.lengths)
     labels, lowest = [], 0.0
     for name, of_curve, color, linestyle in curves:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rope_core.angles import xpos_scale
 from rope_core.config import RopeConfig
-from rope_core.frequencies import xpos_zeta
 from rope_core.layouts import deinterleave, expand_to_channels, rotate_half
 from rope_core.plots.envelope import Envelope, make_envelope
 
@@ -31,17 +31,11 @@ def self_score(rope: RopeConfig, last: int) -> Envelope:
     """
     num_angles = len(rope.inv_freq)
     passing = rope.head_dim - rope.rotary_dim
-    decay: Tensor | None = None
-    if rope.rope_type == "xpos":
-        dtype, device = torch.float64, torch.device("cpu")
-        base = dict(rope.parameters)["scale_base"]
-        assert isinstance(base, float)
-        decay = xpos_zeta(rope.rotary_dim, dtype, device).log() / base
 
     def at(positions: Tensor) -> Tensor:
-        cos = angles_at(rope, positions).cos()
-        if decay is not None:
-            cos = cos * (positions[:, None] * decay).exp()
+        cos = _angles(rope, positions).cos()
+        if rope.rope_type == "xpos":
+            cos = cos * xpos_scale(positions, rope, is_shift=True)
         return (cos.sum(1) * (rope.rotary_dim / num_angles) + passing) / rope.head_dim
 
     return make_envelope([at(positions) for positions in _chunks(last)])
@@ -56,18 +50,18 @@ def rotated_cosine(rope: RopeConfig, other: RopeConfig, last: int) -> Envelope:
     halves = ((-1, cos_cos + sin_sin, sin_cos - cos_sin), (1, cos_cos - sin_sin, sin_cos + cos_sin))
 
     def at(positions: Tensor) -> Tensor:
-        mine, theirs = _padded_angles(rope, positions), _padded_angles(other, positions)
+        angles, others = _padded_angles(rope, positions), _padded_angles(other, positions)
         total = torch.zeros(len(positions), dtype=torch.float64)
         for sign, of_cos, of_sin in halves:  # products as cosines and sines of sums
             for weights, function in ((of_cos, torch.cos), (of_sin, torch.sin)):
                 i, j = weights.nonzero(as_tuple=True)
-                total += function(mine[:, i] + sign * theirs[:, j]) @ weights[i, j] / 2
+                total += function(angles[:, i] + sign * others[:, j]) @ weights[i, j] / 2
         return total / rope.head_dim
 
     return make_envelope([at(positions) for positions in _chunks(last)])
 
 
-def angles_at(rope: RopeConfig, positions: Tensor) -> Tensor:
+def _angles(rope: RopeConfig, positions: Tensor) -> Tensor:
     """Return angles `[T, n]` of tokens with the same position on every axis, float64 `[T]`."""
     table = rope.frequency_table
     return table.angles(positions.expand(table.num_axes, -1), table).double()
@@ -75,7 +69,7 @@ def angles_at(rope: RopeConfig, positions: Tensor) -> Tensor:
 
 def _padded_angles(rope: RopeConfig, positions: Tensor) -> Tensor:
     """Return the angles and a last column of 0, `[T, n + 1]`."""
-    angles = angles_at(rope, positions)
+    angles = _angles(rope, positions)
     return torch.cat((angles, angles.new_zeros(len(positions), 1)), 1)
 
 

@@ -10,18 +10,18 @@ from torch import Tensor
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError
 from rope_core.hf import LayerKind, Lengths, Resolved
-from rope_core.pairs import SEVERAL_AXES, pair_axis
+from rope_core.pairs import SEVERAL_AXES, axis_names, pair_axis
 from rope_core.plots.bands import draw_bands, find_bands
 from rope_core.plots.figure import (
+    BLUE,
+    GREEN,
     INK,
     INK_2,
     INK_3,
-    MIX,
+    ORANGE,
     PAPER,
     TEXT,
-    A,
-    B,
-    C,
+    VIOLET,
     EdgeLabel,
     draw_frame,
     label_right,
@@ -30,7 +30,7 @@ from rope_core.plots.figure import (
 )
 from rope_core.plots.lower_axes import MAX_MARKERS, prepare_pairs
 from rope_core.plots.number_text import number_text
-from rope_core.plots.rope_names import axis_names, pair_label, rope_name
+from rope_core.plots.rope_names import pair_label, rope_name
 from rope_core.scaling import exact_frequencies, unscaled
 from rope_core.sources import RopeSource, layer_kinds, resolve
 
@@ -42,7 +42,7 @@ SUBTITLE = "positions for one turn of each pair"
 MAX_KINDS = 3
 """Largest number of kinds of layers in one figure."""
 
-AXIS_STYLES = ((A, "o"), (C, "s"), (MIX, "^"), (INK_2, "D"), (INK_3, "v"))
+AXIS_STYLES = ((BLUE, "o"), (GREEN, "s"), (VIOLET, "^"), (INK_2, "D"), (INK_3, "v"))
 """Color and marker of the pairs of each axis of a position."""
 
 
@@ -130,7 +130,7 @@ def _curves(rope: RopeConfig, lengths: Lengths) -> Iterator[Curve]:
     """Yield the rows to draw; the last is that of `rope` itself."""
     frequencies, plain = exact_frequencies(rope), exact_frequencies(unscaled(rope))
     if not plain.equal(frequencies):
-        yield Curve("without scaling", plain, B, "--", is_filled=False)
+        yield Curve("without scaling", plain, ORANGE, "--", is_filled=False)
     name = "as configured"
     dependence = rope.length_dependence
     if rope.needs_length and dependence is not None:
@@ -141,8 +141,8 @@ def _curves(rope: RopeConfig, lengths: Lengths) -> Iterator[Curve]:
             name = f"calls up to {number_text(above)}"
             is_alike = dependence.longer_calls == "alike"
             calls = f"above {number_text(above)}" if is_alike else f"of {number_text(length)}"
-            yield Curve(f"calls {calls}", longer, A, ":", is_filled=False)
-    yield Curve(name, frequencies, A, "-", is_filled=True)
+            yield Curve(f"calls {calls}", longer, BLUE, ":", is_filled=False)
+    yield Curve(name, frequencies, BLUE, "-", is_filled=True)
 
 
 def _draw_axes_of_positions(ax: "Axes", rope: RopeConfig, curve: Curve) -> None:

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from rope_core.scaling import Band
 from service.wire import Message
-
-Band = Literal["kept", "blended", "divided"]
 
 EQUAL = 1e-5
 """Relative difference up to which two divisors are equal: frequencies may be float32."""

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from rope_core.presets import MAX_BYTES
-from rope_core.sources import OBJECT_FORMS, is_of_model
+from rope_core.sources import OBJECT_FORMS, file_title, is_of_model
 from service.cli.errors import InputError
 from service.errors import printable
 from service.wire import config_json
@@ -62,7 +62,7 @@ def read_rope(text: str) -> RopeArgument:
         if text and path.is_dir():
             path /= "config.json"
         if (text and path.exists()) or path.suffix == ".json":
-            return RopeArgument(text, _title(path), _parse(_read(path), text))
+            return RopeArgument(text, file_title(path), _parse(_read(path), text))
     except (OSError, ValueError):  # a name that no file can have
         pass
     name = text.encode(errors="replace").decode()  # bytes that are not UTF-8
@@ -90,9 +90,3 @@ def _parse(data: bytes, name: str) -> Mapping[str, Any]:
         raise InputError(f"{name} must be a JSON object, got {type(value).__name__}")
     is_form = any(form in value for form in OBJECT_FORMS) or not is_of_model(value)
     return value if is_form else {"config": value}
-
-
-def _title(path: Path) -> str:
-    """Return a short name of a file: that of its folder where the file has the usual name."""
-    generic = path.name in ("config.json", "params.json")
-    return (generic and path.absolute().parent.name) or path.name.removesuffix(".json")

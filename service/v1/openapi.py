@@ -1,6 +1,7 @@
 """The OpenAPI description of the routes of `/v1` that compute, made from the table of endpoints."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from http import HTTPStatus
 from importlib.resources import files
@@ -13,8 +14,19 @@ from service.endpoints.catalog import list_variants
 from service.endpoints.params import MODEL_PARAMS
 from service.endpoints.rope_params import FORMS, ROPES
 from service.endpoints.table import ENDPOINTS, Endpoint
+from service.v1.diagnosis_schemas import CompareAnswer, DiagnoseAnswer
 from service.v1.error_examples import error_examples
-from service.v1.schemas import ANSWERS, Answer, FlatTensor, Problem, Tensor
+from service.v1.schemas import (
+    Answer,
+    CosSinAnswer,
+    FlatTensor,
+    LengthAnswer,
+    PositionsAnswer,
+    Problem,
+    ResolveAnswer,
+    ShiftAnswer,
+    Tensor,
+)
 from service.wire import CODECS, json_codec
 
 EXAMPLES = json.loads((files(__package__) / "examples.json").read_text())
@@ -23,6 +35,18 @@ EXAMPLES = json.loads((files(__package__) / "examples.json").read_text())
 DESCRIPTIONS = json.loads((files(__package__) / "descriptions.json").read_text())
 """Descriptions of `operations` by path; by name, of the `tensors` of requests, of `outputs`, and of
 the `rope_parameters` of variants and schemes."""
+
+ANSWERS: Mapping[str, type[Answer]] = {
+    "/v1/rotate": LengthAnswer,
+    "/v1/attention": LengthAnswer,
+    "/v1/shift": ShiftAnswer,
+    "/v1/cos_sin": CosSinAnswer,
+    "/v1/resolve": ResolveAnswer,
+    "/v1/positions": PositionsAnswer,
+    "/v1/diagnose": DiagnoseAnswer,
+    "/v1/compare": CompareAnswer,
+}
+"""Types of the answers that have more than tensors and warnings, by path."""
 
 TAG = "rope"
 

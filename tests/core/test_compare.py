@@ -8,6 +8,7 @@ import torch
 
 from rope_core import ConfigError, RopeConfig, compare, resolve
 from rope_core.presets import built_in
+from tests.core.test_first_difference import scan
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "max_position_embeddings": 100}
 LONG = {
@@ -18,13 +19,6 @@ LONG = {
     "attention_factor": 1.0,
 }
 of = RopeConfig.of
-
-
-def scan(frequencies, others, limit=2_000):
-    """Return the first position that differs, by trying all."""
-    positions = np.arange(1, limit + 1, dtype=np.float64)[:, None]
-    apart = np.abs(np.cos(positions * frequencies) - np.cos(positions * others)).max(1) > 1e-3
-    return 1 + int(apart.argmax()) if apart.any() else None
 
 
 def plain(theta, pairs):

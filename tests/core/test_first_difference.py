@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from rope_core.first_difference import first_difference
+from rope_core.comparison.first_difference import first_difference
 
 LIMIT, TOLERANCE = 4_000, 1e-3
 
 
 def scan(frequencies, others, start=1, limit=LIMIT):
+    """Return the first position that differs, by trying all."""
     positions = np.arange(start, limit + 1, dtype=np.float64)[:, None]
     apart = np.abs(np.cos(positions * frequencies) - np.cos(positions * others)).max(1) > TOLERANCE
     return start + int(apart.argmax()) if apart.any() else None

@@ -34,7 +34,7 @@ from rope_core.diagnosis.attention_call import (
 from rope_core.diagnosis.calls import Clues
 from rope_core.diagnosis.difference import channel_energies, ratio, relative_error, worst_element
 from rope_core.diagnosis.explain import explain, reproducing_rope
-from rope_core.diagnosis.mistake import MISTAKES
+from rope_core.diagnosis.mistakes import MISTAKES
 from rope_core.diagnosis.model import model_clues
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis, Difference, Explanation

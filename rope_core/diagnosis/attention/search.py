@@ -30,8 +30,9 @@ from rope_core.diagnosis.attention.simulation import (
 )
 from rope_core.diagnosis.attention_call import AttentionCall, Fitted
 from rope_core.diagnosis.calls import Clues, RotaryCall
-from rope_core.diagnosis.mistake import MISTAKES, Mistake, Number
+from rope_core.diagnosis.mistake import Mistake, Number
 from rope_core.diagnosis.mistake import Wrong as WrongCall
+from rope_core.diagnosis.mistakes import MISTAKES
 from rope_core.diagnosis.ranking import Candidate
 from rope_core.errors import ConfigError, RopeError
 

@@ -1,6 +1,8 @@
-"""All known mistakes: importing this package registers them."""
+"""All known mistakes: each is a function of one of these modules."""
 
-from rope_core.diagnosis.mistake import MISTAKES
+from collections.abc import Mapping
+
+from rope_core.diagnosis.mistake import Mistake
 from rope_core.diagnosis.mistakes import (
     application,
     attention,
@@ -13,15 +15,12 @@ from rope_core.diagnosis.mistakes import (
     structure,
 )
 
-__all__ = [
-    "MISTAKES",
-    "application",
-    "attention",
-    "axes",
-    "base",
-    "gains",
-    "models",
-    "positions",
-    "scaling",
-    "structure",
-]
+MODULES = (application, attention, axes, base, gains, models, positions, scaling, structure)
+
+MISTAKES: Mapping[str, Mistake] = {
+    found.code: found
+    for module in MODULES
+    for found in vars(module).values()
+    if isinstance(found, Mistake)
+}
+"""Known mistakes by code."""

@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 
 from rope_core.diagnosis.calls import Clues, RotaryCall
-from rope_core.diagnosis.mistake import Evidence, Number, Wrong, mistake
+from rope_core.diagnosis.mistake import EVERY, Number, Wrong, mistake
 from rope_core.diagnosis.mistakes.changes import each, with_rope
 
 BASES = (10_000.0, 500_000.0, 1_000_000.0)
 """Bases that code has by default."""
-
-EVERY: tuple[Evidence, ...] = ("rotation", "table", "frequencies", "attention")
 
 
 def _base(call: RotaryCall) -> float | None:

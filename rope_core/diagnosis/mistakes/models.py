@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from rope_core.diagnosis.calls import Clues, RotaryCall
-from rope_core.diagnosis.mistake import Wrong, mistake
-from rope_core.diagnosis.mistakes.base import EVERY
+from rope_core.diagnosis.mistake import EVERY, Wrong, mistake
 from rope_core.diagnosis.mistakes.changes import differ, parameter
 from rope_core.errors import ConfigError
 from rope_core.hf.resolve import COMPATS

@@ -6,8 +6,7 @@ from dataclasses import replace
 import torch
 
 from rope_core.diagnosis.calls import Clues, RotaryCall
-from rope_core.diagnosis.mistake import Number, Wrong, mistake
-from rope_core.diagnosis.mistakes.base import EVERY
+from rope_core.diagnosis.mistake import EVERY, Number, Wrong, mistake
 from rope_core.diagnosis.mistakes.changes import powers_of_two
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rope_core.diagnosis.calls import Clues, RotaryCall
-from rope_core.diagnosis.mistake import Number, Wrong, mistake
-from rope_core.diagnosis.mistakes.base import EVERY
+from rope_core.diagnosis.mistake import EVERY, Number, Wrong, mistake
 from rope_core.diagnosis.mistakes.changes import (
     each,
     parameter,

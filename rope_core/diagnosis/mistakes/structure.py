@@ -8,7 +8,7 @@ from fractions import Fraction
 import torch
 
 from rope_core.diagnosis.calls import Clues, RotaryCall
-from rope_core.diagnosis.mistake import Wrong, mistake
+from rope_core.diagnosis.mistake import EVERY, Wrong, mistake
 from rope_core.errors import ConfigError
 from rope_core.layouts import deinterleave, interleave
 
@@ -118,10 +118,7 @@ def layout_permuted(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    "rotation",
-    "table",
-    "frequencies",
-    "attention",
+    *EVERY,
     text="The whole head of {rotary_dim} channels rotates, where {expected_rotary_dim} are right.",
     remedy="Rotate the first {expected_rotary_dim} channels only, and let the others pass through:"
     " read partial_rotary_factor, rotary_pct or rotary_dim of the config, or the class's default.",
@@ -150,10 +147,7 @@ def partial_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    "rotation",
-    "table",
-    "frequencies",
-    "attention",
+    *EVERY,
     text="{rotary_dim} channels of a head rotate, where {expected_rotary_dim} are right.",
     remedy="Rotate {expected_rotary_dim} channels of each head.",
 )

@@ -9,7 +9,8 @@ from rope_core.diagnosis.angles.angle_table import AngleTable
 from rope_core.diagnosis.angles.naming import name_angles
 from rope_core.diagnosis.angles.slopes import measure, measure_gain
 from rope_core.diagnosis.calls import Clues, RotaryCall, predict
-from rope_core.diagnosis.mistake import MISTAKES, Wrong
+from rope_core.diagnosis.mistake import Wrong
+from rope_core.diagnosis.mistakes import MISTAKES
 from rope_core.diagnosis.ranking import Candidate
 from rope_core.diagnosis.rotation.evidence import RotationEvidence, is_repeated
 from rope_core.diagnosis.rotation.geometry import GeometryKey, geometry_key

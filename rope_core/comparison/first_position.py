@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from rope_core.comparison.first_difference import first_difference
 from rope_core.config import RopeConfig
-from rope_core.first_difference import first_difference
 from rope_core.scaling import exact_frequencies
 
 LAST_POSITION = 2**24

@@ -6,18 +6,22 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from rope_core.config import RopeConfig
-from rope_core.errors import ConfigError
-from rope_core.first_position import (
+from rope_core.comparison.first_position import (
     LAST_POSITION,
     first_position,
     frequencies_at,
     has_frequencies,
 )
+from rope_core.comparison.parameter_differences import (
+    FIELDS,
+    ParameterDifference,
+    parameter_differences,
+)
+from rope_core.config import RopeConfig
+from rope_core.errors import ConfigError
 from rope_core.hf import Resolved
 from rope_core.own_frequencies import listed_rotary_dim
 from rope_core.pairs import channel_pairs, pair_axis
-from rope_core.parameter_differences import FIELDS, ParameterDifference, parameter_differences
 from rope_core.scaling import exact_frequencies
 from rope_core.sources import OBJECT_FORMS, RopeSource, is_of_model, resolve, without_model
 
@@ -180,9 +184,9 @@ def _axes(rope: RopeConfig) -> object:
 def _is_opposite(a: RopeConfig, b: RopeConfig) -> bool:
     """Tell whether cosines agree and sines do not."""
     pairs = min(a.half, b.half)
-    ours, theirs = exact_frequencies(a)[:pairs], exact_frequencies(b)[:pairs]
-    is_other = (ours - theirs).abs() > EQUAL * (1 + ours.abs())
-    return bool((is_other & ((ours + theirs).abs() <= EQUAL * (1 + ours.abs()))).any())
+    first, second = exact_frequencies(a)[:pairs], exact_frequencies(b)[:pairs]
+    limit = EQUAL * (1 + first.abs())
+    return bool((((first - second).abs() > limit) & ((first + second).abs() <= limit)).any())
 
 
 def _scale(rope: RopeConfig) -> object:
@@ -221,11 +225,11 @@ def _summary(
         start = f"The {'cosines are the ' if others else ''}same until position {position:,}"
     clauses = list(others)
     if position is not None:
-        ours, theirs = frequencies_at(a, b, position)
-        turning = int(((ours - theirs).abs() > EQUAL * ours.abs()).sum())
+        of_a, of_b = frequencies_at(a, b, position)
+        turning = int(((of_a - of_b).abs() > EQUAL * of_a.abs()).sum())
         causes = [name for name in names if name not in FIELDS]
         cause = f" ({_listed(causes)})" if causes else ""
-        clauses.insert(0, f"{turning} of {len(ours)} pairs turn otherwise{cause}")
+        clauses.insert(0, f"{turning} of {len(of_a)} pairs turn otherwise{cause}")
     return f"{start}: {'; '.join(clauses)}."
 
 
