@@ -48,8 +48,8 @@ def channel_energies(got: Tensor, expected: Tensor) -> tuple[Tensor, Tensor, Ten
     by_channel = torch.zeros((2, got.shape[-1]), dtype=torch.float64)
     for got_part, expected_part in pieces(got, expected):
         right = expected_part.double()
-        wrong = got_part.double().sub_(right).square_()
-        right.square_()
+        wrong = (got_part.double() - right).square_()
+        right = right.square()
         by_token.append((wrong.sum((1, 2)), right.sum((1, 2))))
         by_channel += torch.stack((wrong.sum((0, 1)), right.sum((0, 1))))
     wrong_tokens, right_tokens = (torch.cat(t) for t in zip(*by_token, strict=True))

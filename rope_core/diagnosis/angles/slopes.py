@@ -186,3 +186,9 @@ def geometric_base(inv_freq: Tensor) -> float | None:
     if float(errors.max()) > GEOMETRIC or abs(first) > GEOMETRIC:
         return None
     return math.exp(-float(slope) * count)
+
+
+def scaled_base(inv_freq: Tensor) -> float | None:
+    """Return the base of frequencies that are a geometric progression times a number."""
+    first = inv_freq[0]
+    return geometric_base(inv_freq / first) if bool(first > 0) else None
