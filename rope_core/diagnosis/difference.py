@@ -16,6 +16,12 @@ LARGEST = torch.finfo(torch.float32).max
 TOLERANCES = {torch.bfloat16: 2e-2, torch.float16: 3e-3}
 """Default tolerances of half precision."""
 
+OTHER_ARITHMETIC = {
+    "float64": "angles are those of float64 arithmetic, which the rope's differs from",
+    "hf": "angles are those of float32 arithmetic, which the rope's differs from",
+}
+"""Warnings about right numbers that have the other arithmetic than the rope."""
+
 
 def default_tolerance(dtype: torch.dtype, rms_angle: float) -> float:
     """Return the relative error that is no difference, for rotations, tables and frequencies.

@@ -15,6 +15,7 @@ from rope_core.checks import check_heads, dtype_of, shape_of
 from rope_core.config import Arithmetic, RopeConfig
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.difference import (
+    OTHER_ARITHMETIC,
     channel_energies,
     default_tolerance,
     difference,
@@ -207,8 +208,7 @@ def _also_right(
     with suppress(RopeError):
         other = run_rotate(Rotate(before, None, replace(rope, arithmetic=arithmetic), positions)).q
         assert other is not None, "the call has q"
-        name = "float64" if arithmetic == "float64" else "float32"
-        yield other, f"angles are those of {name} arithmetic, which the rope's differs from"
+        yield other, OTHER_ARITHMETIC[arithmetic]
 
 
 def _rope_of_other_layer(resolved: Resolved, clues: Clues, head_dim: int) -> RopeConfig:

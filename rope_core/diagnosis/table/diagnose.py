@@ -8,11 +8,12 @@ from torch import Tensor
 
 from rope_core.calls import CosSin
 from rope_core.checks import dtype_of, shape_of
-from rope_core.config import RopeConfig
+from rope_core.config import Arithmetic, RopeConfig
 from rope_core.diagnosis.angles.naming import name_angles, name_frequencies
 from rope_core.diagnosis.angles.slopes import measure, scaled_base
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.difference import (
+    OTHER_ARITHMETIC,
     channel_energies,
     default_tolerance,
     difference,
@@ -71,7 +72,15 @@ def diagnose_table(
     if tolerance is None:
         tolerance = default_tolerance(cos.dtype, _rms_angle(right))
     flat = torch.stack((cos, sin), -2).reshape(-1, 2, cos.shape[-1])  # [T, 2, m]
+    warnings = [*resolved.warnings]
     got = table_evidence.pair_columns(flat, expected, tolerance)
+    if got.shape == expected.shape and not _is_within(got, expected, tolerance):
+        arithmetic: Arithmetic = "float64" if right.rope.arithmetic == "hf" else "hf"
+        other_rope = replace(_rope(resolved), arithmetic=arithmetic)
+        _, other = _right_table(other_rope, cos.shape[:-1], positions)
+        if _is_within(got, other, tolerance):
+            expected = other
+            warnings.append(OTHER_ARITHMETIC[arithmetic])
     width = max(pairs, got.shape[-1])
     shown, wanted = table_evidence.padded(got, width), table_evidence.padded(expected, width)
     wrong_tokens, wrong_pairs, right_tokens, right_pairs = channel_energies(shown, wanted)
@@ -83,7 +92,6 @@ def diagnose_table(
         "expected": expected.transpose(0, 1).reshape(2, *cos.shape[:-1], pairs),
         "inv_freq_expected": right.rope.inv_freq,
     }
-    warnings = [*resolved.warnings]
     if not bool(right.positions.any()):
         warnings.append("all positions are 0, where nothing rotates")
     if error.max_abs is None:
@@ -238,6 +246,11 @@ def _rms_angle(right: RotaryCall) -> float:
     step = max(1, positions.shape[1] * len(table.inv_freq) // ANGLES)
     exact = replace(table, inv_freq=table.inv_freq.double())
     return float(table.angles(positions[:, ::step], exact).square().mean().sqrt())
+
+
+def _is_within(got: Tensor, expected: Tensor, tolerance: float) -> bool:
+    wrong, _, right, _ = channel_energies(got, expected)
+    return float(wrong.sum()) <= tolerance * tolerance * float(right.sum())
 
 
 def _verified(candidates: Iterable[Candidate], evidence: TableEvidence) -> list[Candidate]:

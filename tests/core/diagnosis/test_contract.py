@@ -1,4 +1,4 @@
-"""What an answer holds whatever the mistake is: ropes that reproduce it, measured numbers, edges."""
+"""What answers hold for any mistake: ropes that reproduce the numbers, what is measured, edges."""
 
 import math
 from typing import Any
@@ -62,6 +62,7 @@ def test_a_rope_reproduces_the_numbers(name: str) -> None:
     rope, after = REPRODUCED[name]
     [explanation, *_] = diagnose(rope, before=X, after=after, positions=AT).explanations
     assert [one.code for one in explanation.mistakes] == [name.split(" ")[0]]
+    assert explanation.rope is not None
     again = rotate(X, rope=explanation.rope, positions=AT)
     torch.testing.assert_close(again, after, atol=1e-4, rtol=0)
 
