@@ -101,6 +101,29 @@ def test_texts_of_two_mistakes_follow_each_other() -> None:
     assert "The exponents of the frequencies are divided by 32 instead of 8." in texts
 
 
+def test_which_positions_tell_more() -> None:
+    """Positions are doubled: no position tells a rotation that is applied twice from it."""
+    twice = diagnose(ROPE, before=X, after=by(2 * PLAIN), positions=AT)
+    assert {one.mistakes[0].code for one in twice.explanations} == {
+        "rotated_twice",
+        "position_scaled",
+    }
+    assert twice.next_probe is None
+    moved = rotate(X[:, :2], rope=ROPE, positions=[6, 6])
+    found = diagnose(ROPE, before=X[:, :2], after=moved, positions=[4, 4])
+    assert len(found.explanations) > 1
+    assert found.next_probe == "send tokens at different positions, such as 1 and 4096"
+    near = diagnose(ROPE, before=X, after=by(PLAIN, 2.0), positions=AT // 100)
+    assert near.next_probe == "send tokens at different positions, such as 1 and 4096"
+
+
+def test_tokens_of_zeros_hide_no_frequency() -> None:
+    x = X * (torch.arange(48) % 24 < 12)[:, None, None]
+    measured = diagnose(ROPE, before=x, after=rotate(x, rope=ROPE, positions=AT), positions=AT)
+    assert measured.measured is not None
+    assert not measured.measured.unresolved_pairs
+
+
 def test_a_tolerance_of_any_size() -> None:
     diagnosis = diagnose(ROPE, before=X, after=-X, tolerance=1e300)
     assert (diagnosis.verdict, diagnosis.warnings) == ("agrees", ())
