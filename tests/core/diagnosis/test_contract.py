@@ -1,16 +1,18 @@
 """What answers hold for any mistake: ropes that reproduce the numbers, what is measured, edges."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from rope_core import RopeConfig, resolve, rotate
+from rope_core import AttentionConfig, RopeConfig, attend, resolve, rotate
 from rope_core.diagnosis.diagnose import diagnose
 
 ROPE = RopeConfig(head_dim=32)
+CAUSAL = AttentionConfig(causal=True)
 LONG = {
     "head_dim": 32,
     "rope_type": "longrope",
@@ -134,3 +136,16 @@ def test_fewer_tokens_than_heads_on_several_axes() -> None:
     x = X.view(1, 2, 48, 32)
     diagnosis = diagnose(rope, before=x, after=x.roll(1, -1) * 0.9)
     assert diagnosis.verdict == "unexplained"
+
+
+def test_attention_of_the_other_arithmetic_agrees_with_a_warning() -> None:
+    """Angles of 130,000 radians are off by some thousandths in float32."""
+    at, x = torch.arange(40) + 130_000, 3 * X[:, :40]
+    rope = RopeConfig(head_dim=32, theta=5e5)
+    tensors: dict[str, Any] = {"q": x, "k": x.roll(7, 1), "v": X[:, :40]}
+    given: dict[str, Any] = {"attention": CAUSAL, "positions": at}
+    out = attend(**tensors, rope=replace(rope, arithmetic="hf"), **given)
+    diagnosis = diagnose(rope, **tensors, out=out, **given, tolerance=1e-4)
+    assert diagnosis.verdict == "agrees"
+    [warning] = diagnosis.warnings
+    assert "float32 arithmetic" in warning
