@@ -107,7 +107,10 @@ def _with_gain(call: RotaryCall, gain: float) -> RopeConfig:
     if rope.rope_type not in ("yarn", "longrope", *LISTS):
         return _with_frequencies(call, 1.0, gain)
     given = {**dict(rope.parameters), "attention_factor": gain}
-    return replace(rope, parameters=tuple(given.items()))
+    changed = replace(rope, parameters=tuple(given.items()))
+    if changed.attention_scaling != gain:  # short_mscale and long_mscale come first
+        return _with_frequencies(call, 1.0, gain)
+    return changed
 
 
 def _with_frequencies(call: RotaryCall, scale: float, gain: float) -> RopeConfig:

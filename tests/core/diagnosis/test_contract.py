@@ -21,6 +21,7 @@ LONG = {
     "original_max_position_embeddings": 64,
     "factor": 4.0,
 }
+MSCALE = {"short_mscale": 1.1, "long_mscale": 1.2}
 LLAMA3 = {
     "head_dim": 32,
     "theta": 5e5,
@@ -55,6 +56,7 @@ REPRODUCED: dict[str, tuple[Any, Tensor]] = {
     "rotated_twice": (ROPE, by(2 * PLAIN)),
     "angles_rounded": (ROPE, by(PLAIN.bfloat16())),
     "gain_wrong": (LLAMA3, by(SCALED, 1.3)),
+    "gain_wrong beside mscale": ({**LONG, **MSCALE, "length": 1}, by(SHORT, 1.3)),
     "longrope_other_list": (LONG, by(SHORT, math.sqrt(1 + math.log(4) / math.log(64)))),
 }
 
