@@ -100,6 +100,8 @@ def _resolve_other(other: RopeSource | None, head_dim: int | None) -> Resolved:
     try:
         return without_model(None) if other is None else resolve(other, head_dim=head_dim)
     except ConfigError as error:
+        if error.parameter == "rope":
+            raise ConfigError("other", error.expected, error.got) from None
         raise error.nested_in("other") from None
 
 

@@ -201,6 +201,8 @@ def test_parameters_have_the_width_of_the_other_rope():
 def test_errors_name_the_second_rope():
     with pytest.raises(ConfigError, match=r"^rope must be the name of a preset"):
         compare("no-such-preset", "llama-2-7b")
+    with pytest.raises(ConfigError, match=r"^other must be the name of a preset"):
+        compare("llama-3-8b", "no-such")
     with pytest.raises(ConfigError, match=r"^other\.layer_type must be one of"):
         compare("llama-2-7b", "gemma-3-27b-it")
 

@@ -19,7 +19,6 @@ NO_NUMBERS = {15: "an odd rotary width is refused when the config is read"}
 
 NOT_FOUND = {
     "7-proportional": "exponents of proportional over the share of the head that turns",
-    "14-derived_head_dim": "a table that is wider than the head",
     "27-other_split": "axes_dim of axial",
 }
 """Reports that `diagnose` leaves unexplained although a code exists for each; not run."""
@@ -53,4 +52,5 @@ def test_every_item_is_here() -> None:
 
 
 def test_thirty_items_are_named() -> None:
-    assert len({item.number for item in REPORTS if item.mistakes}) >= 30
+    named = {item.number for item in REPORTS if item.mistakes and item.name not in NOT_FOUND}
+    assert len(named) >= 30

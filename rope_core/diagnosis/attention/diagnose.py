@@ -19,7 +19,7 @@ from rope_core.checks import (
     not_a_tensor,
     shape_of,
 )
-from rope_core.config import AttentionConfig, RopeConfig
+from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
 from rope_core.diagnosis.attention.fit import difference as lse_difference
 from rope_core.diagnosis.attention.parts import AttentionTensors, parts
 from rope_core.diagnosis.attention.search import AttentionSearch
@@ -32,7 +32,13 @@ from rope_core.diagnosis.attention_call import (
     right_call,
 )
 from rope_core.diagnosis.calls import Clues
-from rope_core.diagnosis.difference import channel_energies, ratio, relative_error, worst_element
+from rope_core.diagnosis.difference import (
+    OTHER_ARITHMETIC,
+    channel_energies,
+    ratio,
+    relative_error,
+    worst_element,
+)
 from rope_core.diagnosis.explain import explain, reproducing_rope
 from rope_core.diagnosis.mistakes import MISTAKES
 from rope_core.diagnosis.model import model_clues
@@ -53,8 +59,15 @@ NOISE = {torch.float32: 2e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 FAR_ANGLES = 500.0
 """Root mean square of angles from which on code in float64 and code in float32 differ."""
 
+NEARLY = 0.1
+"""Relative error up to which code may be right in another arithmetic."""
+
 FLAT_SCORES = 4.0
 """Root mean square of scores that doubles the tolerance of half precision."""
+
+
+Outputs = tuple[Tensor, Tensor | None]
+"""Out `[T, H, Dv]` and log-sum-exp `[T, H]`."""
 
 
 def diagnose_attention(
@@ -117,6 +130,8 @@ def diagnose_attention(
             return replace(diagnosis, verdict="agrees", warnings=(*warnings, text))
         if error.relative is not None and error.relative <= tolerance:
             return replace(diagnosis, verdict="agrees", next_probe=_proves_nothing(right))
+        if (other := _of_other_arithmetic(call, right, error, out, got)) is not None:
+            return replace(other, warnings=(*warnings, *other.warnings))
         search = AttentionSearch(
             right=right,
             parts=chosen,
@@ -138,6 +153,30 @@ def diagnose_attention(
             explanations=_explanations(ranked, right),
             next_probe=_ambiguity(ranked),
         )
+
+
+def _of_other_arithmetic(
+    call: Attend, right: AttentionCall, error: Difference, out: Tensor, got: Outputs
+) -> Diagnosis | None:
+    """Return that the evidence agrees if it does with angles in float64, or else in float32."""
+    rope, relative = call.rope, error.relative
+    if rope is None or relative is None or relative > NEARLY or angles_rms(right) < FAR_ANGLES:
+        return None
+    arithmetic: Arithmetic = "float64" if rope.arithmetic == "hf" else "hf"
+    expected = run_attend(replace(call, rope=replace(rope, arithmetic=arithmetic)))
+    wrong, energy = _energies(got[0], _flat(expected.out, 2))
+    of_out = relative_error(float(wrong.sum()), float(energy.sum()))
+    lse = None if expected.lse is None else _flat(expected.lse, 1)
+    other = _difference(out, expected.out, of_out, got[1], lse, error.tolerance)
+    if other.relative is None or other.relative > error.tolerance:
+        return None
+    by_position = ratio(wrong, energy).nan_to_num(0.0)
+    return Diagnosis(
+        verdict="agrees",
+        error=other,
+        warnings=(OTHER_ARITHMETIC[arithmetic],),
+        tensors={"expected": expected.out, "error_by_position": by_position},
+    )
 
 
 def _call(
@@ -227,10 +266,6 @@ def _check_theirs(call: Attend, out: Tensor, lse: Tensor | None) -> tuple[Tensor
 def _flat(x: Tensor, axes_of_token: int) -> Tensor:
     """Return `[B, S, ...]` or `[T, ...]` as `[T, ...]`."""
     return x.flatten(0, 1) if x.ndim == axes_of_token + 2 else x
-
-
-Outputs = tuple[Tensor, Tensor | None]
-"""Out `[T, H, Dv]` and log-sum-exp `[T, H]`."""
 
 
 def _errors(got: Outputs, expected: Outputs) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from rope_core.diagnosis.calls import Clues, RotaryCall
-from rope_core.diagnosis.mistake import Wrong, mistake
+from rope_core.diagnosis.mistake import EVERY, Wrong, mistake
 
 
 @mistake(
@@ -55,9 +55,7 @@ def rotated_twice(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    "rotation",
-    "table",
-    "attention",
+    *EVERY,
     text="Angles have the opposite sign.",
     remedy="Use (x cos - y sin, y cos + x sin) for a pair (x, y), or change the sign of the sines.",
 )

@@ -172,6 +172,10 @@ def rotary_dim_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     for width in dict.fromkeys(widths):
         if width % 2 == 0 and 0 < width < rope.head_dim and width != rope.rotary_dim:
             yield from _with_rotary_dim(call, width)
+        elif width == clues.rotary_dim and width > rope.head_dim:  # of a table: a wider head
+            with suppress(ConfigError):
+                wrong = replace(rope, head_dim=width, rotary_dim=width)
+                yield {"rotary_dim": width}, replace(call, rope=wrong)
 
 
 def _with_rotary_dim(call: RotaryCall, width: int) -> Iterator[Wrong]:
