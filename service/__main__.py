@@ -3,10 +3,12 @@
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
-from service.command_line import TOOLS, read_settings, run_command
-from service.installation import GRPC_REMEDY, core_conflict, has_grpc
-from service.settings import Settings
+from service.command_line import TOOLS, run_command
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 STDOUT = 1
 """File descriptor of standard output."""
@@ -56,6 +58,8 @@ def main() -> None:
     if command != "serve":
         sys.stdout.write(run_command(command, arguments))
         return
+    from service.read_settings import read_settings
+
     settings = read_settings(arguments)
     _check_installation(settings)
     if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
@@ -99,8 +103,10 @@ def _is_closed(fd: int) -> bool:
     return False
 
 
-def _check_installation(settings: Settings) -> None:
+def _check_installation(settings: "Settings") -> None:
     """Exit with code 2 if what is installed cannot do what the settings ask for."""
+    from service.installation import GRPC_REMEDY, core_conflict, has_grpc
+
     problem = core_conflict()
     if problem is None and "grpc_port" in settings.model_fields_set and not has_grpc():
         problem = (
