@@ -75,7 +75,9 @@ print(*sorted({unwanted} & sys.modules.keys()))
 def test_help_and_presets_import_neither_torch_nor_pydantic():
     helps = [[command, "--help"] for command in TOOLS]
     commands = [["--help"], ["--version"], *helps, ["presets"], ["presets", "--json"]]
-    script = SCRIPT.format(commands=commands, unwanted={"torch", "rope_core", "fastapi", "pydantic"})
+    script = SCRIPT.format(
+        commands=commands, unwanted={"torch", "rope_core", "fastapi", "pydantic"}
+    )
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
