@@ -53,6 +53,23 @@ def test_pt_is_read(tmp_path, old):
     assert not read_tensor_file(str(alone), "before").requires_grad
 
 
+@pytest.mark.parametrize(
+    ("tensor", "text"),
+    [
+        (Q.to_sparse(), r"q must have plain numbers, got torch.sparse_coo"),
+        (Q.to("meta"), "q must have plain numbers, got none"),
+        (torch.quantize_per_tensor(Q, 0.1, 0, torch.qint8), "got torch.strided, torch.qint8"),
+    ],
+    ids=["sparse", "meta", "quantized"],
+)
+def test_tensors_without_plain_numbers_are_refused(tmp_path, recwarn, tensor, text):
+    torch.save({"q": tensor}, tmp_path / "x.pt")
+    recwarn.clear()
+    with pytest.raises(InputError, match=text):
+        read_tensors(str(tmp_path / "x.pt"))
+    assert not recwarn.list
+
+
 def test_a_tensor_is_named_behind_a_colon(tmp_path):
     file = tmp_path / "a:b.safetensors"
     save_file({"before": Q, "model.q": Q + 1}, file)
@@ -62,6 +79,8 @@ def test_a_tensor_is_named_behind_a_colon(tmp_path):
         read_tensor_file(str(file), "after")
     with pytest.raises(InputError, match="must have k, got the tensors"):
         read_tensor_file(f"{file}:k", "after")
+    with pytest.raises(InputError, match="cannot read .*safetensors:: No such file"):
+        read_tensor_file(f"{file}:", "after")
 
 
 def test_standard_input_is_read(tmp_path, monkeypatch):
