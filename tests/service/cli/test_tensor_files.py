@@ -58,16 +58,13 @@ def test_pt_is_read(tmp_path, old):
     [
         (Q.to_sparse(), r"q must have plain numbers, got torch.sparse_coo"),
         (Q.to("meta"), "q must have plain numbers, got none"),
-        (torch.quantize_per_tensor(Q, 0.1, 0, torch.qint8), "got torch.strided, torch.qint8"),
     ],
-    ids=["sparse", "meta", "quantized"],
+    ids=["sparse", "meta"],
 )
-def test_tensors_without_plain_numbers_are_refused(tmp_path, recwarn, tensor, text):
+def test_tensors_without_plain_numbers_are_refused(tmp_path, tensor, text):
     torch.save({"q": tensor}, tmp_path / "x.pt")
-    recwarn.clear()
     with pytest.raises(InputError, match=text):
         read_tensors(str(tmp_path / "x.pt"))
-    assert not recwarn.list
 
 
 def test_a_tensor_is_named_behind_a_colon(tmp_path):
