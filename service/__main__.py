@@ -52,9 +52,13 @@ def main() -> None:
         or (arguments and arguments[0] in COMPLETION_FLAGS)
         or COMPLETION_VARIABLE in os.environ
     ):
-        from service.cli.app import run
+        try:
+            from service.cli.app import run
 
-        raise SystemExit(run(sys.argv[1:]))
+            code = run(sys.argv[1:])
+        except KeyboardInterrupt:  # while modules are imported
+            code = 128 + signal.SIGINT
+        raise SystemExit(code)
     if command != "serve":
         sys.stdout.write(run_command(command, arguments))
         return

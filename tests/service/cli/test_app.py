@@ -104,3 +104,24 @@ def test_a_pipe_that_nobody_reads_is_no_difference(monkeypatch, arguments):
     with os.fdopen(writer, "w") as closed:
         monkeypatch.setattr("sys.stdout", closed)
         assert run(arguments) == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("arguments", [["presets"], ["presets", "--json"], ["presets", "--help"]])
+def test_output_that_cannot_be_written_gets_a_sentence(monkeypatch, capsys, arguments):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            run(arguments)
+    text = "rope-service: cannot write to standard output: No space left on device\n"
+    assert (ended.value.code, capsys.readouterr().err) == (2, text)
+
+
+def test_an_interrupt_has_no_traceback(monkeypatch, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("service.cli.app.run", interrupt)
+    monkeypatch.setattr("sys.argv", ["rope-service", "presets"])
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert (ended.value.code, capsys.readouterr().err) == (128 + signal.SIGINT, "")

@@ -76,7 +76,7 @@ def test_a_tensor_is_named_behind_a_colon(tmp_path):
         read_tensor_file(str(file), "after")
     with pytest.raises(InputError, match="must have k, got the tensors"):
         read_tensor_file(f"{file}:k", "after")
-    with pytest.raises(InputError, match="cannot read .*safetensors:: No such file"):
+    with pytest.raises(InputError, match=r"cannot read .*safetensors:: No such file"):
         read_tensor_file(f"{file}:", "after")
 
 
