@@ -10,8 +10,8 @@ from service.command_line import TOOLS, run_command
 if TYPE_CHECKING:
     from service.settings import Settings
 
-STDOUT = 1
-"""File descriptor of standard output."""
+STDIN, STDOUT, STDERR = 0, 1, 2
+"""File descriptors of the standard streams."""
 
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:"
@@ -97,6 +97,10 @@ def open_closed_streams() -> None:
         sys.stdout = os.fdopen(STDOUT, "w")
     if sys.stderr is not None and STDOUT in closed:
         sys.stderr.write("rope-service: standard output is closed: no log is written\n")
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(STDIN)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(STDERR, "w")
 
 
 def _is_closed(fd: int) -> bool:

@@ -125,3 +125,10 @@ def test_an_interrupt_has_no_traceback(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         __main__.main()
     assert (ended.value.code, capsys.readouterr().err) == (128 + signal.SIGINT, "")
+
+
+def test_a_command_without_standard_streams_has_its_exit_code():
+    script = f"exec {sys.executable} -m service {{}} <&- >&- 2>&-"
+    for arguments, code in (("presets", 0), ("presets no-such-model", 1), ("presets --no-such", 2)):
+        ended = subprocess.run(["sh", "-c", script.format(arguments)], cwd=ROOT, check=False)
+        assert ended.returncode == code
