@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         return BROKEN_PIPE
     except OSError as error:  # of standard output: commands handle those of files
         _discard_output()
-        fail(f"cannot write to standard output: {error.strerror}")
+        fail(f"{error.filename or 'cannot write to standard output'}: {error.strerror or error}")
     return code or SAME
 
 

@@ -1,7 +1,7 @@
 """Tensors of files: .safetensors, .npy, and .pt with weights only."""
 
+import io
 import sys
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,12 +63,9 @@ def read_tensors(source: str) -> Mapping[str, Tensor]:
         InputError: the file cannot be read, or is of another kind.
     """
     if source == "-":
-        with tempfile.TemporaryFile() as file:  # seekable, as a pipe is not
-            file.write(sys.stdin.buffer.read())
-            file.seek(0)
-            return _read(file, "standard input")
+        return _read(io.BytesIO(sys.stdin.buffer.read()), "standard input")
     with open_file(Path(source)) as file:
-        return _read(file, source)
+        return _read(file if file.seekable() else io.BytesIO(file.read()), source)
 
 
 def _read(file: BinaryIO, name: str) -> Mapping[str, Tensor]:

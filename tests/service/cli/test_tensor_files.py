@@ -5,6 +5,7 @@
 import io
 import os
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -85,6 +86,17 @@ def test_standard_input_is_read(tmp_path, monkeypatch):
     data = (tmp_path / "x").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     assert torch.equal(read_tensor_file("-", "before"), Q)
+
+
+def test_a_named_pipe_is_read(tmp_path):
+    save_file({"q": Q}, tmp_path / "x")
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(
+        target=lambda: (tmp_path / "pipe").write_bytes((tmp_path / "x").read_bytes())
+    )
+    writer.start()
+    assert torch.equal(read_tensors(str(tmp_path / "pipe"))["q"], Q)
+    writer.join()
 
 
 def test_pickled_code_is_not_run(tmp_path):
