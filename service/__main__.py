@@ -3,13 +3,15 @@
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
-from service.command_line import TOOLS, read_settings, run_command
-from service.installation import GRPC_REMEDY, core_conflict, has_grpc
-from service.settings import Settings
+from service.command_line import TOOLS, run_command
 
-STDOUT = 1
-"""File descriptor of standard output."""
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+"""File descriptors of the standard streams."""
 
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:"
@@ -50,12 +52,18 @@ def main() -> None:
         or (arguments and arguments[0] in COMPLETION_FLAGS)
         or COMPLETION_VARIABLE in os.environ
     ):
-        from service.cli.app import run
+        try:
+            from service.cli.app import run
 
-        raise SystemExit(run(sys.argv[1:]))
+            code = run(sys.argv[1:])
+        except KeyboardInterrupt:  # while modules are imported
+            code = 128 + signal.SIGINT
+        raise SystemExit(code)
     if command != "serve":
         sys.stdout.write(run_command(command, arguments))
         return
+    from service.read_settings import read_settings
+
     settings = read_settings(arguments)
     _check_installation(settings)
     if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
@@ -89,6 +97,10 @@ def open_closed_streams() -> None:
         sys.stdout = os.fdopen(STDOUT, "w")
     if sys.stderr is not None and STDOUT in closed:
         sys.stderr.write("rope-service: standard output is closed: no log is written\n")
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(STDIN)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(STDERR, "w")
 
 
 def _is_closed(fd: int) -> bool:
@@ -99,8 +111,10 @@ def _is_closed(fd: int) -> bool:
     return False
 
 
-def _check_installation(settings: Settings) -> None:
+def _check_installation(settings: "Settings") -> None:
     """Exit with code 2 if what is installed cannot do what the settings ask for."""
+    from service.installation import GRPC_REMEDY, core_conflict, has_grpc
+
     problem = core_conflict()
     if problem is None and "grpc_port" in settings.model_fields_set and not has_grpc():
         problem = (

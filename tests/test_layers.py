@@ -23,6 +23,7 @@ service.cli.safetensors_file service.cli.http_client
 service.cli.highlight
 service.cli.output
 service.cli.progress service.cli.preset_files service.cli.errors service.cli.pipe
+service.read_settings
 service.command_line
 service.server.serve
 service.server.app
@@ -139,10 +140,10 @@ KEPT_IN = {
     "uvicorn": {"service.server"},
     "httptools": {"service.asgi.request_header"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
-    "pydantic": {"service.command_line", "service.settings", "service.endpoints"}
+    "pydantic": {"service.read_settings", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
     | {"service.oip.infer", "service.access.keys"},
-    "pydantic_settings": {"service.command_line", "service.settings"},
+    "pydantic_settings": {"service.read_settings", "service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
     | {"service.asgi.problems", "service.v1.http_params", "service.cli"},
     "simdjson": {"service.wire", "service.oip.http.codec"},

@@ -32,6 +32,10 @@ EVIDENCE = "one kind of evidence: 'before' and 'after', 'cos' and 'sin', 'inv_fr
 'v' and 'out'"
 
 
+MAX_TOLERANCE = 1_000_000
+"""Its square, times a sum of squares, is finite."""
+
+
 def diagnose(
     rope: RopeSource | None,
     *,
@@ -85,8 +89,9 @@ def diagnose(
     kind = _kind({**tensors, "lse": lse})
     if type(max_mistakes) is not int or max_mistakes not in (1, 2):
         raise ConfigError("max_mistakes", "1 or 2", brief(max_mistakes))
-    if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
-        raise ConfigError("tolerance", "a number above 0", brief(tolerance))
+    if tolerance is not None and not (is_number(tolerance) and 0 < tolerance <= MAX_TOLERANCE):
+        expected = f"a number above 0, and at most {MAX_TOLERANCE:,}"
+        raise ConfigError("tolerance", expected, brief(tolerance))
     given: dict[str, Any] = {
         name: tensor for name in KINDS[kind] if (tensor := tensors[name]) is not None
     }

@@ -51,10 +51,18 @@ def run(arguments: Sequence[str]) -> int:
         fail(f"{error.format_message().rstrip('.')}; see {command} --help")
     except InputError as error:
         fail(str(error))
-    except PipeClosed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (PipeClosed, BrokenPipeError):
+        _discard_output()
         return BROKEN_PIPE
+    except OSError as error:  # of standard output: commands handle those of files
+        _discard_output()
+        fail(f"{error.filename or 'cannot write to standard output'}: {error.strerror or error}")
     return code or SAME
+
+
+def _discard_output() -> None:
+    """Let the end of the process write what is left of the output to the null device."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.command()

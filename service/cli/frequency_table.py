@@ -17,6 +17,9 @@ MAX_BAR = 48
 MIN_BAR = 12
 """Cells of the longest bar; a narrower terminal shows no bars."""
 
+FIRST_DECADE = 0.5
+"""Logarithm of the positions at which bars begin: a pair of one radian per position has a bar."""
+
 PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -47,7 +50,7 @@ def frequency_table(rows: Sequence[FrequencyRow], trained: int | None, console: 
         table.add_column("")
     bar_width = min(MAX_BAR, console.width - width - 2 - 10 * has_names)
     longest = max((r.positions_per_turn for r in rows if r.frequency), default=10.0)
-    cells_per_decade = bar_width / max(1.0, math.log10(longest) + 0.3)
+    cells_per_decade = bar_width / max(1.0, math.log10(longest) - FIRST_DECADE + 0.3)
     if has_bars:
         table.add_column(_axis(bar_width, cells_per_decade), justify="left", no_wrap=True)
     for row, cells in zip(rows, zip(*columns.values(), strict=True), strict=True):
@@ -64,7 +67,8 @@ def frequency_table(rows: Sequence[FrequencyRow], trained: int | None, console: 
 def _bar(positions: float, cells_per_decade: float) -> str:
     if math.isinf(positions):
         return "does not turn"
-    eighths = max(1, round(8 * cells_per_decade * math.log10(max(1.0, positions))))
+    decades = math.log10(max(1.0, positions)) - FIRST_DECADE
+    eighths = max(1, round(8 * cells_per_decade * decades))
     return BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8].strip()
 
 
@@ -72,9 +76,11 @@ def _axis(width: int, cells_per_decade: float) -> str:
     """Return the labels of every second decade, each at its place."""
     text = ""
     for decade in range(1, 16, 2):
-        start = round(decade * cells_per_decade)
+        start = round((decade - FIRST_DECADE) * cells_per_decade)
         label = _decade_text(10.0**decade)
-        if start + len(label) <= width and start >= len(text):
+        if start < width:  # the last one may end at the border
+            start = min(start, width - len(label))
+        if len(text) < start <= width - len(label) or not text:
             text = text.ljust(start) + label
     return text
 

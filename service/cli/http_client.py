@@ -26,6 +26,8 @@ class HttpClient:
         self._url = url
         headers = {}
         if key := os.environ.get(API_KEY, "").strip():
+            if not (key.isascii() and key.isprintable()):
+                raise InputError(f"{API_KEY} must have printable characters of ASCII only")
             headers["authorization"] = f"Bearer {key}"
         if not url.startswith(("http://", "https://")):
             expected = "an address that begins with http:// or https://"
@@ -34,6 +36,9 @@ class HttpClient:
             self._client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S)
         except (httpx.InvalidURL, ValueError) as error:
             raise InputError(f"--url must be an address: {printable(error, MAX_TEXT)}") from None
+        except OSError as error:
+            text = "cannot read the certificates that SSL_CERT_FILE or SSL_CERT_DIR names"
+            raise InputError(f"{text}: {error.strerror}") from None
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+PRESETS_DIR = "ROPE_PRESETS_DIR"
+"""Variable with the folder of the operator's presets."""
+
 SUFFIX = ".json"
 
 

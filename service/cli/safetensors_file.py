@@ -68,7 +68,8 @@ def read_layout(file: BinaryIO, name: str) -> Layout:
     Raises:
         InputError: the file is no safetensors file.
     """
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     length = file.read(8)
     num_bytes = int.from_bytes(length, "little")
     if len(length) < 8 or not 2 <= num_bytes <= min(size - 8, MAX_HEADER_BYTES):

@@ -16,17 +16,15 @@ from rope_core.rotary import run_rotate, shift
 from service.asgi.problems import MAX_DETAIL
 from service.cli.errors import InputError
 from service.cli.http_client import HttpClient
+from service.cli.preset_files import PRESETS_DIR
 from service.endpoints.builders import PreparedCall
 from service.endpoints.params import ResolveParams
 from service.endpoints.presets import load_presets
 from service.endpoints.rope_resolver import RopeResolver
 from service.endpoints.table import ENDPOINTS, write
 from service.errors import BadMessage, BadTensor, ServiceError, printable
-from service.settings import PREFIX
 from service.wire import Message, Parameters, json_codec, params_key, safetensors_codec
 from service.wire.elements import DTYPES
-
-PRESETS_DIR = f"{PREFIX}PRESETS_DIR"
 
 
 class Caller(Protocol):

@@ -1,7 +1,8 @@
 """Tensors of files: .safetensors, .npy, and .pt with weights only."""
 
+import io
 import sys
-import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -47,7 +48,7 @@ def read_tensor_file(source: str, name: str) -> Tensor:
 def split_name(source: str) -> tuple[str, str | None]:
     """Return the path and the name of the tensor of `path:name`; None without a name."""
     path, colon, name = source.rpartition(":")
-    if not colon or _exists(source):
+    if not (colon and path and name) or _exists(source):
         return source, None
     return path, name
 
@@ -62,12 +63,9 @@ def read_tensors(source: str) -> Mapping[str, Tensor]:
         InputError: the file cannot be read, or is of another kind.
     """
     if source == "-":
-        with tempfile.TemporaryFile() as file:  # seekable, as a pipe is not
-            file.write(sys.stdin.buffer.read())
-            file.seek(0)
-            return _read(file, "standard input")
+        return _read(io.BytesIO(sys.stdin.buffer.read()), "standard input")
     with open_file(Path(source)) as file:
-        return _read(file, source)
+        return _read(file if file.seekable() else io.BytesIO(file.read()), source)
 
 
 def _read(file: BinaryIO, name: str) -> Mapping[str, Tensor]:
@@ -95,19 +93,23 @@ def _read_npy(file: BinaryIO, name: str) -> Tensor:
 
 def _read_pt(file: BinaryIO, name: str) -> Mapping[str, Tensor]:
     try:
-        # weights_only reads tensors and containers, and runs no code of the file
-        content = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
+        with warnings.catch_warnings(action="ignore"):  # about what torch.load does inside
+            # weights_only reads tensors and containers, and runs no code of the file
+            content = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
     except Exception:  # of many kinds, with texts about the unpickler
         text = f"{name} is no .pt file with tensors only"
         raise InputError(f"{text}: save a tensor, or a dict of tensors, with torch.save") from None
-    if isinstance(content, Tensor):
-        return {"": content.detach()}
-    if isinstance(content, dict):
-        tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-        if tensors:
-            return {key: value.detach() for key, value in tensors.items()}
-    expected = "a tensor or a dict of tensors"
-    raise InputError(f"{name} must contain {expected}, got {type(content).__name__}")
+    content = {"": content} if isinstance(content, Tensor) else content
+    found = content.items() if isinstance(content, dict) else ()
+    tensors = {str(key): value.detach() for key, value in found if isinstance(value, Tensor)}
+    if not tensors:
+        expected = "a tensor or a dict of tensors"
+        raise InputError(f"{name} must contain {expected}, got {type(content).__name__}")
+    for key, value in tensors.items():
+        if value.is_meta or value.is_quantized or value.layout is not torch.strided:
+            kind = "none" if value.is_meta else f"{value.layout}, {value.dtype}"
+            raise InputError(f"{name}: {printable(key)} must have plain numbers, got {kind}")
+    return tensors
 
 
 def _exists(path: str) -> bool:

@@ -9,6 +9,7 @@ from pydantic import Field
 from rope_core import AttentionConfig
 from rope_core.backends import BACKENDS
 from rope_core.calls import Sides
+from rope_core.diagnosis.diagnose import MAX_TOLERANCE
 from rope_core.positions import BUILDERS
 from service.endpoints.rope_params import AnyRope, Params, Rope
 
@@ -160,7 +161,7 @@ class DiagnoseParams(AttentionParams):
     max_mistakes: Literal[1, 2] = 2
     """Most mistakes that explain the numbers together."""
 
-    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    tolerance: Annotated[float, Field(gt=0, le=MAX_TOLERANCE)] | None = None
     """Largest relative error that is not a difference; by default that of the dtype
     (docs/diagnose.md)."""
 

@@ -4,6 +4,7 @@ import logging
 import socket
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from service.errors import DeviceFull, ServiceError
 from service.inference.engine import means_no_memory
 from service.resident_memory import trim
 from service.wire import Message
-from service.worker.frames import ABANDONED, Closed, describe_error, receive_frame, send_frame
+from service.worker.frames import (
+    ABANDONED,
+    READY,
+    Closed,
+    describe_error,
+    receive_frame,
+    send_frame,
+)
 from service.worker.interrupter import Abandoned, Interrupter
 
 _BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
@@ -30,6 +38,8 @@ def answer_requests(data_fd: int, control_fd: int, presets_dir: str | None = Non
     sock = socket.socket(fileno=data_fd)
     interrupter = Interrupter(socket.socket(fileno=control_fd))
     resolver = RopeResolver(load_presets(None if presets_dir is None else Path(presets_dir)))
+    with suppress(OSError):  # the service has ended, which `receive_frame` tells
+        sock.sendall(READY)
     while True:
         try:
             request, message = receive_frame(sock, lambda size: memoryview(bytearray(size)))

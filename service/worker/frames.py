@@ -13,6 +13,9 @@ from service.wire import Message, safetensors_codec
 ABANDONED = "abandoned"
 """Outcome of a request whose computation was stopped."""
 
+READY = b"\x01"
+"""What the worker sends before it takes requests."""
+
 _LENGTHS = struct.Struct("<IQ")
 """Bytes of the object, and of the message."""
 

@@ -12,15 +12,19 @@ from typing import Any
 
 from service.errors import Overloaded, ShuttingDown
 from service.wire import Message
-from service.worker.frames import Closed, receive_frame, send_frame
+from service.worker.frames import READY, Closed, receive_frame, send_frame
 
 COMMAND = (sys.executable, "-m", "service.worker")
 
+START_S = 60.0
+"""Most time of a start. A quiet machine takes 2 s, one whose processors are busy several times
+that."""
+
 
 class WorkerProcess:
-    """Runs requests in another process, which the first request starts.
+    """Runs requests in another process.
 
-    `answer` and `stop` are for one thread at a time, `abandon` and `kill` for any thread.
+    `start`, `answer` and `stop` are for one thread at a time, `abandon` and `kill` for any thread.
 
     Args:
         lease: returns memory for an answer.
@@ -48,8 +52,30 @@ class WorkerProcess:
         """Identifier of the process; None while there is none."""
         return None if self._process is None else self._process.pid
 
+    def start(self) -> None:
+        """Start the process unless it runs, and wait until it takes requests.
+
+        Raises:
+            Overloaded: the process cannot be started.
+            ShuttingDown: it was killed for good.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            self.stop()  # it has ended without a request
+        if self._data is not None:
+            return
+        data = self._launch()
+        data.settimeout(START_S)
+        with suppress(OSError):  # a timeout
+            if data.recv(len(READY)) == READY:
+                data.settimeout(None)
+                return
+        self.stop()
+        raise Overloaded(
+            f"the worker process ended at its start, or took longer than {START_S:.0f} s"
+        )
+
     def answer(self, path: str, message: Message, number: int) -> tuple[dict[str, Any], Message]:
-        """Return the fields and the message that answer a request.
+        """Return the fields and the message that answer a request. `start` comes before.
 
         Args:
             path: of the endpoint.
@@ -57,14 +83,12 @@ class WorkerProcess:
             number: of the request, greater than those before.
 
         Raises:
-            Overloaded: the process has ended before its answer, or cannot be started.
+            Overloaded: the process has ended before its answer.
         """
-        if self._process is not None and self._process.poll() is not None:
-            self.stop()  # it has ended without a request
-        data = self._data or self._start()
+        assert self._data is not None, "started"
         try:
-            send_frame(data, {"path": path, "number": number}, message)
-            return receive_frame(data, self._lease)
+            send_frame(self._data, {"path": path, "number": number}, message)
+            return receive_frame(self._data, self._lease)
         except Closed:
             self.stop()
             text = "the worker process ended before its answer: it may have had too little memory"
@@ -99,7 +123,7 @@ class WorkerProcess:
             process.kill()
             process.wait()
 
-    def _start(self) -> socket.socket:
+    def _launch(self) -> socket.socket:
         """Start the process, and return the socket for requests."""
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

@@ -26,7 +26,7 @@ BYTES_PER_S = 100e6
 GRACE_S = 5.0
 """Time in which an abandoned computation must stop; then the process is killed."""
 
-IDLE_S = 60.0
+IDLE_S = 600.0
 """Time without a call after which the process ends, which frees its memory."""
 
 
@@ -41,7 +41,8 @@ class WorkerJob:
     num_bytes: int
 
     number: int = field(default=0, init=False)
-    """Place in the order of all calls that have begun; 0: not begun."""
+    """Place in the order of all calls that have begun; 0: it waits for its turn or for the start
+    of the process."""
 
     is_abandoned: bool = field(default=False, init=False)
     """Whether nobody waits for the answer."""
@@ -108,7 +109,7 @@ class WorkerQueue:
         loop = asyncio.get_running_loop()
         with self._lock:
             job.is_abandoned = True
-            is_running = self._running is job
+            is_running = self._running is job and job.number > 0
         if is_running:
             self._process.abandon(job.number)
             loop.call_later(GRACE_S, self._kill, job)
@@ -142,10 +143,14 @@ class WorkerQueue:
             if job.is_abandoned:
                 raise ClientLeft
             self._running = job
-            self._num_begun += 1
-            job.number = self._num_begun
         started = time.perf_counter()
         try:
+            self._process.start()  # goes on if nobody waits any more: the next call needs it
+            with self._lock:
+                if job.is_abandoned:
+                    raise ClientLeft
+                self._num_begun += 1
+                job.number = self._num_begun
             fields, answer = self._process.answer(job.path, job.message, job.number)
         finally:
             with self._lock:

@@ -19,6 +19,9 @@ class InProcessWorker:
     def __init__(self, _lease: object, presets_dir: Any) -> None:
         self._resolver = RopeResolver(load_presets(presets_dir))
 
+    def start(self) -> None:
+        pass
+
     def answer(self, path: str, message: Message, _number: int) -> tuple[dict[str, Any], Message]:
         try:
             answer = BY_PATH[path].read(message, self._resolver)

@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from service import __main__, __version__
-from service.command_line import read_settings
 from service.exit_codes import EXIT_CODES, START_FAILED, WRONG_SETTING
+from service.read_settings import read_settings
 from service.settings import PREFIX, Settings, parse_shapes
 from tests.conftest import ROOT
 

@@ -240,7 +240,7 @@ def _rotated_keys(
     first = part.sequence.keys.start
     tokens = torch.arange(first + keys.start, first + keys.stop)
     x = rotated(x[keys, heads.places], call, rotation, tokens, heads.numbers, is_key=is_key)
-    return x if len(x[0]) == len(heads.of_heads) == 1 else x[:, heads.of_heads]
+    return x if x.shape[1] == len(heads.of_heads) == 1 else x[:, heads.of_heads]
 
 
 def rotated(
@@ -287,7 +287,9 @@ def _rotate(x: Tensor, factors: Tensor, rotation: RotaryCall) -> Tensor:
     end, width = start + rope.rotary_dim, rope.rotary_dim // rope.blocks
     table_layout = rotation.table_layout or rope.layout
     c, s = (
-        expand_to_channels(t.view(*t.shape[:-1], rope.blocks, -1), table_layout, width)
+        expand_to_channels(
+            t.view(*t.shape[:-1], rope.blocks, t.shape[-1] // rope.blocks), table_layout, width
+        )
         for t in (factors.real, factors.imag)
     )
     y = x[..., start:end].reshape(*x.shape[:-1], rope.blocks, width)

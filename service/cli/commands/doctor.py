@@ -17,10 +17,10 @@ from rope_core.presets.folder import RefusedPreset
 from rope_core.reference import rotate_complex
 from service import __version__
 from service.cli.output import console, number_text
-from service.command_line import read_settings
 from service.device import cgroup, find_driver
 from service.endpoints.presets import load_presets
 from service.installation import core_conflict, has_grpc
+from service.read_settings import read_settings
 from service.server.acceptor import bind
 from service.settings import PREFIX, Settings
 

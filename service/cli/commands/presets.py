@@ -9,10 +9,7 @@ import orjson
 from rich.text import Text
 
 from service.cli.output import console, new_table
-from service.cli.preset_files import read_presets
-from service.settings import PREFIX
-
-PRESETS_DIR = f"{PREFIX}PRESETS_DIR"
+from service.cli.preset_files import PRESETS_DIR, read_presets
 
 SCALING_KEYS = ("rope_scaling", "rope_parameters")
 TYPE_KEYS = ("rope_type", "type")

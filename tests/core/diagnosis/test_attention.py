@@ -229,6 +229,14 @@ def test_one_key_proves_nothing() -> None:
     assert "more than one token" in found.next_probe
 
 
+@pytest.mark.parametrize("query_heads", [1, H])
+def test_queries_that_see_no_key_are_diagnosed(query_heads: int) -> None:
+    few = {name: x[:, :3, : query_heads if name == "q" else 1] for name, x in tensors().items()}
+    out = torch.ones(1, 3, query_heads, D)
+    found = diagnose(ROPE, **few, out=out, q_index=[-3, -2, -1], max_mistakes=1)
+    assert (found.verdict, found.error.relative) == ("unexplained", None)
+
+
 def test_a_number_that_is_none_is_told_as_a_warning() -> None:
     given = tensors()
     out, _ = theirs(**given)

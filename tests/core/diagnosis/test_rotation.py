@@ -257,6 +257,7 @@ REFUSED: dict[str, tuple[dict[str, object], type[RopeError], str]] = {
     "positions": ({"before": X, "after": X, "positions": [1]}, ShapeError, "before has 24 tokens"),
     "mistakes": ({"before": X, "after": X, "max_mistakes": 3}, ConfigError, "must be 1 or 2"),
     "tolerance": ({"before": X, "after": X, "tolerance": 0}, ConfigError, "a number above 0"),
+    "large": ({"before": X, "after": X, "tolerance": 1e300}, ConfigError, "at most 1,000,000"),
     "attention": ({"before": X, "after": X, "sinks": X}, ConfigError, "sinks must be absent"),
 }
 

@@ -72,10 +72,12 @@ print(*sorted({unwanted} & sys.modules.keys()))
 """
 
 
-def test_help_and_presets_do_not_import_torch():
+def test_help_and_presets_import_neither_torch_nor_pydantic():
     helps = [[command, "--help"] for command in TOOLS]
     commands = [["--help"], ["--version"], *helps, ["presets"], ["presets", "--json"]]
-    script = SCRIPT.format(commands=commands, unwanted={"torch", "rope_core", "fastapi"})
+    script = SCRIPT.format(
+        commands=commands, unwanted={"torch", "rope_core", "fastapi", "pydantic"}
+    )
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -102,3 +104,31 @@ def test_a_pipe_that_nobody_reads_is_no_difference(monkeypatch, arguments):
     with os.fdopen(writer, "w") as closed:
         monkeypatch.setattr("sys.stdout", closed)
         assert run(arguments) == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("arguments", [["presets"], ["presets", "--json"], ["presets", "--help"]])
+def test_output_that_cannot_be_written_gets_a_sentence(monkeypatch, capsys, arguments):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            run(arguments)
+    text = "rope-service: cannot write to standard output: No space left on device\n"
+    assert (ended.value.code, capsys.readouterr().err) == (2, text)
+
+
+def test_an_interrupt_has_no_traceback(monkeypatch, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("service.cli.app.run", interrupt)
+    monkeypatch.setattr("sys.argv", ["rope-service", "presets"])
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert (ended.value.code, capsys.readouterr().err) == (128 + signal.SIGINT, "")
+
+
+def test_a_command_without_standard_streams_has_its_exit_code():
+    script = f"exec {sys.executable} -m service {{}} <&- >&- 2>&-"
+    for arguments, code in (("presets", 0), ("presets no-such-model", 1), ("presets --no-such", 2)):
+        ended = subprocess.run(["sh", "-c", script.format(arguments)], cwd=ROOT, check=False)
+        assert ended.returncode == code

@@ -73,10 +73,11 @@ def test_json_is_what_the_route_answers(cli, observed, server_url):
         name: {"shape": list(x.shape), "dtype": "float32", "data": x.flatten().tolist()}
         for name, x in (("before", Q), ("after", WRONG))
     }
-    body = {**tensors, "rope": "llama-3.1-8b"}
+    body = {**tensors, "rope": "llama-3.1-8b", "max_mistakes": 1}
+    command = "diagnose", observed, "--rope", "llama-3.1-8b", "--max-mistakes", "1", "--json"
     answer = httpx.post(f"{server_url}/v1/diagnose", json=body, timeout=60).json()
     for where in ((), ("--url", server_url)):
-        shown = cli("diagnose", observed, "--rope", "llama-3.1-8b", "--json", *where)
+        shown = cli(*command, *where)
         assert (shown.code, json.loads(shown.out)) == (1, answer)
 
 
@@ -88,7 +89,8 @@ def test_tensors_of_several_files(cli, tmp_path):
     assert ended.code == 0
     assert ended.out.startswith("agrees  relative error 0, tolerance ")
     listed = ",".join(map(str, range(1, 49)))
-    moved = cli("diagnose", "--config", "llama-3.1-8b", *files, "--positions", listed)
+    one = "--positions", listed, "--max-mistakes", "1"
+    moved = cli("diagnose", "--config", "llama-3.1-8b", *files, *one)
     assert moved.code == 1
     assert "position_offset" in moved.out
 

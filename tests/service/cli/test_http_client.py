@@ -62,3 +62,21 @@ def test_a_list_that_is_no_json_gets_a_sentence(cli, answer_with):
     for command in ("presets", "variants"):
         ended = cli(command, "--url", "http://x")
         assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("key", ["é", "a\nb"])
+def test_a_key_that_no_header_can_have_is_not_shown(cli, monkeypatch, key):
+    monkeypatch.setenv("ROPE_API_KEY", key)
+    ended = cli("presets", "--url", "http://127.0.0.1:9")
+    text = "rope-service: ROPE_API_KEY must have printable characters of ASCII only\n"
+    assert ended == (2, "", text)
+
+
+def test_certificates_that_cannot_be_read_get_a_sentence(cli, monkeypatch):
+    def refuse(**_):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(http_client.httpx, "Client", refuse)
+    ended = cli("presets", "--url", "https://127.0.0.1:9")
+    text = "cannot read the certificates that SSL_CERT_FILE or SSL_CERT_DIR names: No such file"
+    assert (ended.code, ended.err.startswith(f"rope-service: {text}")) == (2, True)

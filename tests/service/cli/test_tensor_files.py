@@ -5,6 +5,7 @@
 import io
 import os
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -53,6 +54,20 @@ def test_pt_is_read(tmp_path, old):
     assert not read_tensor_file(str(alone), "before").requires_grad
 
 
+@pytest.mark.parametrize(
+    ("tensor", "text"),
+    [
+        (Q.to_sparse(), r"q must have plain numbers, got torch.sparse_coo"),
+        (Q.to("meta"), "q must have plain numbers, got none"),
+    ],
+    ids=["sparse", "meta"],
+)
+def test_tensors_without_plain_numbers_are_refused(tmp_path, tensor, text):
+    torch.save({"q": tensor}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match=text):
+        read_tensors(str(tmp_path / "x.pt"))
+
+
 def test_a_tensor_is_named_behind_a_colon(tmp_path):
     file = tmp_path / "a:b.safetensors"
     save_file({"before": Q, "model.q": Q + 1}, file)
@@ -62,6 +77,8 @@ def test_a_tensor_is_named_behind_a_colon(tmp_path):
         read_tensor_file(str(file), "after")
     with pytest.raises(InputError, match="must have k, got the tensors"):
         read_tensor_file(f"{file}:k", "after")
+    with pytest.raises(InputError, match=r"cannot read .*safetensors:: No such file"):
+        read_tensor_file(f"{file}:", "after")
 
 
 def test_standard_input_is_read(tmp_path, monkeypatch):
@@ -69,6 +86,17 @@ def test_standard_input_is_read(tmp_path, monkeypatch):
     data = (tmp_path / "x").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     assert torch.equal(read_tensor_file("-", "before"), Q)
+
+
+def test_a_named_pipe_is_read(tmp_path):
+    save_file({"q": Q}, tmp_path / "x")
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(
+        target=lambda: (tmp_path / "pipe").write_bytes((tmp_path / "x").read_bytes())
+    )
+    writer.start()
+    assert torch.equal(read_tensors(str(tmp_path / "pipe"))["q"], Q)
+    writer.join()
 
 
 def test_pickled_code_is_not_run(tmp_path):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from service.cli import progress
+from service.cli import frequency_table, progress
 from service.cli.app import run
+from service.cli.output import THOUSANDS
 from tests.waiting import wait_until
 
 SHOW_CURSOR = "\x1b[?25h"
@@ -74,3 +75,11 @@ def test_progress_ends_with_an_error(terminal, monkeypatch):
     wait_until(lambda: "some work" in terminal.text)
     assert not shown.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
     assert SHOW_CURSOR in terminal.text
+
+
+@pytest.mark.parametrize("width", [42, 48])
+def test_the_last_label_of_the_axis_is_not_lost_at_the_border(width):
+    axis = frequency_table._axis(width, width / 7.11)  # of Llama 3.1: 2e7 positions for a turn
+    assert axis.split()[0] == "10"
+    assert axis.replace(THOUSANDS, " ").endswith("10 M")
+    assert len(axis) <= width

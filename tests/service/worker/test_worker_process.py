@@ -66,6 +66,7 @@ data = socket.socket(fileno=int(sys.argv[1]))
 def receive(size):
     return data.recv(size, socket.MSG_WAITALL) if size else b""
 header = struct.Struct("<IQ")
+data.sendall(b"\1")
 while lengths := receive(header.size):
     text, message = header.unpack(lengths)
     request = receive(text) + receive(message)
@@ -76,9 +77,17 @@ while lengths := receive(header.size):
 """
 
 
+class Starting(WorkerProcess):
+    """Starts before it answers, as the queue does."""
+
+    def answer(self, *request):
+        self.start()
+        return super().answer(*request)
+
+
 @pytest.fixture
 def stub() -> Iterator[WorkerProcess]:
-    process = WorkerProcess(lease, None, (sys.executable, "-S", "-c", STUB))
+    process = Starting(lease, None, (sys.executable, "-S", "-c", STUB))
     yield process
     process.stop()
 
@@ -110,4 +119,13 @@ def test_a_stopped_process_is_started_again_and_one_that_is_killed_for_good_is_n
 def test_a_process_that_cannot_be_started_is_an_error_of_the_request():
     process = WorkerProcess(lease, None, ("/no/such/program",))
     with pytest.raises(Overloaded, match="cannot be started"):
-        process.answer("/", Message({}), 1)
+        process.start()
+
+
+@pytest.mark.parametrize("program", ["pass", "while True: pass"])
+def test_a_process_that_does_not_become_ready_is_ended(monkeypatch, program):
+    monkeypatch.setattr("service.worker.process.START_S", 0.2)
+    process = WorkerProcess(lease, None, (sys.executable, "-S", "-c", program))
+    with pytest.raises(Overloaded, match="ended at its start"):
+        process.start()
+    assert process.pid is None

@@ -38,7 +38,12 @@ class FakeProcess:
         self.answer_size = 4
         self.heeds_abandon = True
         self.may_answer = threading.Semaphore(0)
+        self.has_started = threading.Event()
+        self.has_started.set()
         self._is_killed = False
+
+    def start(self):
+        self.has_started.wait()
 
     def answer(self, path, message, number):
         self.begun.append(number)
@@ -134,6 +139,19 @@ async def test_a_computation_that_does_not_stop_is_killed(handler, process, monk
         return process._is_killed
 
     await wait_until_async(is_killed)
+
+
+async def test_a_start_goes_on_when_its_client_leaves(handler, process, monkeypatch):
+    monkeypatch.setattr(queue, "GRACE_S", 0.0)
+    process.has_started.clear()
+    with pytest.raises(TimedOut):
+        await diagnose(handler, context_of(handler, 0.05))
+    next_call = diagnose(handler)
+    await asyncio.sleep(0)
+    process.has_started.set()
+    process.may_answer.release()
+    assert (await next_call).message.params.values == {"n": 1}
+    assert (process._is_killed, process.abandoned) == (False, [])
 
 
 async def test_a_client_that_leaves_stops_its_computation(handler, process):
