@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rope_core.diagnosis.angles.slopes import line_residuals, measure_gain
 from rope_core.diagnosis.calls import RotaryCall, predict
-from rope_core.diagnosis.rotation.evidence import RotationEvidence
+from rope_core.diagnosis.rotation.evidence import RotationEvidence, reproduce
 from rope_core.diagnosis.rotation.geometry import Geometry, geometry
 
 ROWS = 128
@@ -18,6 +18,12 @@ SPARSE_ROWS = 4096
 
 MAX_CHANNELS = 512
 """Widest head whose pairs of channels are searched: their number grows with the square."""
+
+MATCHED = 8
+"""Tokens, about, that refuse an order of the channels before all are looked at."""
+
+CHANCE = 3.0
+"""Channels that belong together are more alike than others, by this factor."""
 
 SPARSE = 1e-3
 """Share of a row's energy outside of one pair, at most, if the row excites this pair only."""
@@ -65,6 +71,45 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
     goes_to[shape.write[1]] = torch.where(is_crossed, first, second)
     permutation = tuple(goes_to.argsort().tolist())
     return None if permutation == tuple(range(len(permutation))) else permutation
+
+
+def match_channels(
+    evidence: RotationEvidence, call: RotaryCall, limit: float
+) -> tuple[int, ...] | None:
+    """Return the permutation with theirs = what `call` gives[..., permutation]; None if none is.
+
+    Channels are compared one by one, whatever pairs or angles they have. A channel that nothing
+    tells from others is taken to be where it should be. There is none if other channels would be
+    nearly as alike by chance.
+
+    Args:
+        evidence: with the sample.
+        call: reproduces the channels, if they are put in another order.
+        limit: largest relative error.
+    """
+    index, before, after = evidence.sample(call.position_axis)
+    if before.shape[-1] > MAX_CHANNELS:
+        return None
+    for step in (max(1, len(index) // MATCHED), 1):  # a few tokens refuse most calls
+        given = reproduce(call, before[::step], index[::step]).flatten(0, -2)
+        theirs = after[::step].flatten(0, -2)
+        energy = given.square().sum(0)
+        allowed = limit**2 * float(energy.sum())
+        distances = theirs.square().sum(0)[:, None] + energy - 2 * theirs.mT @ given  # [D, D]
+        alike = float(distances.amin(1).clamp_min(0).sum())
+        if alike > allowed:
+            return None
+    among = energy[:, None] + energy - 2 * given.mT @ given
+    among.diagonal().fill_(torch.inf)
+    if alike > float(among.amin(1).clamp_min(0).sum()) / CHANCE**2:
+        return None
+    distances.diagonal().sub_(allowed / len(energy) ** 2)
+    permutation = distances.argmin(1).tolist()
+    if len(set(permutation)) < len(permutation):
+        for channel in theirs.square().sum(0).argsort(descending=True).tolist():
+            permutation[channel] = best = int(distances[channel].argmin())
+            distances[:, best] = torch.inf
+    return None if permutation == [*range(len(permutation))] else tuple(permutation)
 
 
 def _rows(evidence: RotationEvidence) -> tuple[Tensor, Tensor]:
