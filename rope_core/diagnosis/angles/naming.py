@@ -280,13 +280,14 @@ class _Search:
         self, base: Trial, codes: Sequence[str], build: Build, values: Sequence[float], is_odd: bool
     ) -> Trial | None:
         with suppress(ConfigError):
+            values = [_plain_number(_number(c), v) for c, v in zip(codes, values, strict=True)]
             if any(
                 _is_neutral(_number(c), base.call, v) for c, v in zip(codes, values, strict=True)
             ):
                 return None
             call = build(values)
             named = [
-                (code, {_number(code).parameter: _plain_number(_number(code), value)})
+                (code, {_number(code).parameter: value})
                 for code, value in zip(codes, values, strict=True)
             ]
             return self._trial((*base.named, *named), call, is_odd)

@@ -44,7 +44,10 @@ def position_offset(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     Source: VeloxQuant-MLX #138, fla #766, executorch #2010, rotary-embedding-torch #11,
         hipfire #391.
     """
-    for offset in (-1.0, 1.0):
+    offsets = [-1.0, 1.0]
+    if clues.position_offset is not None and (found := round(clues.position_offset)):
+        offsets.append(found)
+    for offset in dict.fromkeys(offsets):
         yield {"offset": int(offset)}, replace(call, positions=call.positions + offset)
 
 

@@ -187,17 +187,15 @@ class Search:
         if not self.fits(call) or not self._is_steady(call):
             return []
         clues = self.measured(call)
-        named = [
-            replace(candidate, mistakes=(*mistakes, *candidate.mistakes))
-            for candidate in name_angles(self.table(call), call, clues, max_mistakes)
-        ]
-        if call.table_layout is None:
-            return named
-        return [  # its table has only what both channels of a pair decide
-            replace(candidate, relative_error=error)
-            for candidate in named
-            if (error := self.evidence.sample_error(candidate.call)) <= self._limit
-        ]
+        found = []
+        for candidate in name_angles(self.table(call), call, clues, max_mistakes):
+            named, error = candidate.call, candidate.relative_error
+            if call.table_layout is not None or geometry_key(named) != geometry_key(call):
+                error = self.evidence.sample_error(named)  # the table is that of other pairs
+            if error <= self._limit:
+                all_mistakes = (*mistakes, *candidate.mistakes)
+                found.append(replace(candidate, mistakes=all_mistakes, relative_error=error))
+        return found
 
     def _reordered(self) -> list[Candidate]:
         """Return the candidates with one named mistake and another order of the channels."""
