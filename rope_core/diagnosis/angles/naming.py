@@ -23,7 +23,8 @@ from rope_core.diagnosis.angles.evidence import (
     in_float64,
     subset,
 )
-from rope_core.diagnosis.angles.fit import Build, fit, refine, round_values
+from rope_core.diagnosis.angles.fit import fit, refine, round_values
+from rope_core.diagnosis.angles.grid import Build
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import CODES, Number
 from rope_core.diagnosis.mistakes import MISTAKES
@@ -100,7 +101,7 @@ def name_frequencies(
 ) -> list[Candidate]:
     """Return calls whose frequencies are `row`, float64 `[n]`, as `name_angles` does."""
     positions = torch.ones((call.rope.num_axes, 1), dtype=torch.float64)
-    evidence = Frequencies(row, tolerance)
+    evidence = Frequencies.of(row, tolerance)
     one = replace(call, positions=positions, shape=(1, 1, 1))
     return _Search(evidence, evidence, _codes("frequencies"), one, clues).candidates(max_mistakes)
 
