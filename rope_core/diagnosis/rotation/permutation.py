@@ -54,7 +54,7 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
         left = (~inside).nonzero().flatten()
         distances = torch.cdist(x[:, shape.rest_read].mT, y[:, left].mT)
         goes_to[shape.rest_write] = left[distances.argmin(1)]
-    if float((x == 0).double().mean()) > 0.5:  # each token shows one pair
+    if _is_sparse(x):  # each token shows one pair
         evidence = replace(evidence, size=SPARSE_ROWS)
     orders = []
     for one, other in ((first, second), (second, first)):
@@ -90,26 +90,52 @@ def match_channels(
     index, before, after = evidence.sample(call.position_axis)
     if before.shape[-1] > MAX_CHANNELS:
         return None
-    for step in (max(1, len(index) // MATCHED), 1):  # a few tokens refuse most calls
-        given = reproduce(call, before[::step], index[::step]).flatten(0, -2)
-        theirs = after[::step].flatten(0, -2)
-        energy = given.square().sum(0)
-        allowed = limit**2 * float(energy.sum())
-        distances = theirs.square().sum(0)[:, None] + energy - 2 * theirs.mT @ given  # [D, D]
-        alike = float(distances.amin(1).clamp_min(0).sum())
-        if alike > allowed:
-            return None
+    step = max(1, len(index) // MATCHED)
+    if _distances(call, index[::step], before[::step], after[::step], limit) is None:
+        return None  # a few tokens refuse most calls
+    if _is_sparse(before):
+        index, before, after = replace(evidence, size=SPARSE_ROWS).sample(call.position_axis)
+    found = _distances(call, index, before, after, limit)
+    return None if found is None else _assigned(*found)
+
+
+def _distances(
+    call: RotaryCall, index: Tensor, before: Tensor, after: Tensor, limit: float
+) -> tuple[Tensor, Tensor] | None:
+    """Return how far each channel of theirs is from each channel that `call` gives, squared.
+
+    Returns:
+        `[D, D]`, and the energy of each channel of theirs, `[D]`; None if some of theirs is unlike
+        all channels, or if others are nearly as alike.
+    """
+    given = reproduce(call, before, index).flatten(0, -2)
+    theirs = after.flatten(0, -2)
+    energy, energy_out = given.square().sum(0), theirs.square().sum(0)
+    allowed = limit**2 * float(energy.sum())
+    distances = energy_out[:, None] + energy - 2 * theirs.mT @ given
+    alike = float(distances.amin(1).clamp_min(0).sum())
+    if alike > allowed:
+        return None
     among = energy[:, None] + energy - 2 * given.mT @ given
     among.diagonal().fill_(torch.inf)
     if alike > float(among.amin(1).clamp_min(0).sum()) / CHANCE**2:
         return None
     distances.diagonal().sub_(allowed / len(energy) ** 2)
+    return distances, energy_out
+
+
+def _assigned(distances: Tensor, energy: Tensor) -> tuple[int, ...] | None:
+    """Return the nearest channel of each, every one once; None if all are in their place."""
     permutation = distances.argmin(1).tolist()
     if len(set(permutation)) < len(permutation):
-        for channel in theirs.square().sum(0).argsort(descending=True).tolist():
+        for channel in energy.argsort(descending=True).tolist():
             permutation[channel] = best = int(distances[channel].argmin())
             distances[:, best] = torch.inf
     return None if permutation == [*range(len(permutation))] else tuple(permutation)
+
+
+def _is_sparse(x: Tensor) -> bool:
+    return float((x == 0).double().mean()) > 0.5
 
 
 def _rows(evidence: RotationEvidence) -> tuple[Tensor, Tensor]:
