@@ -91,7 +91,7 @@ class Search:
         of_tokens = call.position_axis == "tokens"
         slots = call.slots[table.index] if of_tokens else torch.zeros(len(table.index))
         keys = torch.cat((table.positions, slots[None].double()))
-        _, group = keys.unique(dim=1, return_inverse=True)
+        _, group = torch.unique(keys, dim=1, return_inverse=True)
         sums, weights = (
             torch.zeros_like(t).index_add_(0, group, t)
             for t in (table.z * table.weights, table.weights)
@@ -133,8 +133,7 @@ class Search:
                 found = self._single()
         if self.max_mistakes == 1 or self._is_settled(found):
             return found
-        found += self._reordered()
-        return found if self._is_settled(found) else found + self._double()
+        return found + self._reordered() + self._double()
 
     def _is_settled(self, found: list[Candidate]) -> bool:
         """Return whether no second mistake can make an explanation 10 times better."""

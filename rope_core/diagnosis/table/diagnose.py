@@ -111,7 +111,7 @@ def diagnose_table(
             name_angles(sample, right, known, max_mistakes, "table"), SLACK * tolerance
         )
         told = rank(_verified(candidates[:VERIFIED], evidence), tolerance)
-    measured, inv_freq = from_angles(sample, found)
+    measured, inv_freq = from_angles(sample, found, told[0].call if told else right)
     if inv_freq is not None:
         tensors["inv_freq"] = inv_freq
     return Diagnosis(
@@ -169,7 +169,11 @@ def diagnose_frequencies(
         known = replace(clues, rotary_dim=2 * len(inv_freq))
         row = inv_freq.double()
         told = rank(name_frequencies(row, right, known, max_mistakes, tolerance), tolerance)
-    measured = Measured(theta=geometric_base(inv_freq.double()))
+    theta = geometric_base(inv_freq.double())
+    rope_type = None if theta is None else "default"
+    if told or agrees:
+        rope_type = told[0].call.rope.rope_type if told else rope.rope_type
+    measured = Measured(theta=theta, rope_type=rope_type)
     return Diagnosis(
         verdict="agrees" if agrees else "explained" if told else "unexplained",
         error=error,
