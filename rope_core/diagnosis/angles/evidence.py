@@ -31,6 +31,10 @@ class Evidence(Protocol):
         """Largest relative error that is no difference."""
 
     @property
+    def explained(self) -> float:
+        """Relative error of an explanation that no other can be 10 times better than."""
+
+    @property
     def weights(self) -> Array:
         """Return how much each number counts, `[m]`."""
 
@@ -82,6 +86,10 @@ class Angles:
         return self.table.tolerance
 
     @property
+    def explained(self) -> float:
+        return max(self.tolerance / 10, min(10 * self.table.noise(), self.tolerance))
+
+    @property
     def shape(self) -> torch.Size:
         return self.table.z.shape
 
@@ -126,6 +134,10 @@ class Frequencies:
     def of(cls, row: Tensor, tolerance: float) -> "Frequencies":
         """Return a row of frequencies, float64 `[n]`."""
         return cls(row, ((row != 0) & row.isfinite()).double().numpy(), tolerance)
+
+    @property
+    def explained(self) -> float:
+        return self.tolerance / 10
 
     @property
     def shape(self) -> torch.Size:

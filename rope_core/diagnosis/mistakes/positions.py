@@ -10,6 +10,9 @@ from rope_core.diagnosis.mistake import Number, Wrong, mistake
 from rope_core.diagnosis.mistakes.base import EVERY
 from rope_core.diagnosis.mistakes.changes import powers_of_two
 
+MAX_ROUNDING = 0.01
+"""Largest relative change of a measured offset to a plainer one."""
+
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -44,11 +47,16 @@ def position_offset(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     Source: VeloxQuant-MLX #138, fla #766, executorch #2010, rotary-embedding-torch #11,
         hipfire #391.
     """
-    offsets = [-1.0, 1.0]
-    if clues.position_offset is not None and (found := round(clues.position_offset)):
-        offsets.append(found)
-    for offset in dict.fromkeys(offsets):
-        yield {"offset": int(offset)}, replace(call, positions=call.positions + offset)
+    measured = () if clues.position_offset is None else _whole_near(clues.position_offset)
+    for offset in dict.fromkeys((-1, 1, *measured)):
+        yield {"offset": offset}, replace(call, positions=call.positions + float(offset))
+
+
+def _whole_near(offset: float) -> list[int]:
+    """Return whole numbers near a measured offset, plainest first, without 0."""
+    near = [float(f"{offset:.{digits}e}") for digits in range(3)]
+    limit = max(0.5, MAX_ROUNDING * abs(offset))
+    return [round(one) for one in (*near, offset) if abs(one - offset) <= limit and round(one)]
 
 
 @mistake(

@@ -9,7 +9,7 @@ from torch import Tensor
 from rope_core.calls import CosSin
 from rope_core.checks import dtype_of, shape_of
 from rope_core.config import RopeConfig
-from rope_core.diagnosis.angles.naming import name_angles, name_frequencies
+from rope_core.diagnosis.angles.naming import Naming
 from rope_core.diagnosis.angles.slopes import geometric_base, measure
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.difference import (
@@ -107,9 +107,8 @@ def diagnose_table(
     known = replace(found, resolved=resolved, resolve=clues.resolve, rotary_dim=2 * got.shape[-1])
     told: list[Candidate] = []
     if not agrees:
-        candidates = rank(
-            name_angles(sample, right, known, max_mistakes, "table"), SLACK * tolerance
-        )
+        naming = Naming.of_angles(sample, right, known, "table")
+        candidates = rank(naming.candidates(max_mistakes), SLACK * tolerance)
         told = rank(_verified(candidates[:VERIFIED], evidence), tolerance)
     measured, inv_freq = from_angles(sample, found, told[0].call if told else right)
     if inv_freq is not None:
@@ -167,8 +166,8 @@ def diagnose_frequencies(
     told: list[Candidate] = []
     if not agrees:
         known = replace(clues, rotary_dim=2 * len(inv_freq))
-        row = inv_freq.double()
-        told = rank(name_frequencies(row, right, known, max_mistakes, tolerance), tolerance)
+        naming = Naming.of_frequencies(inv_freq.double(), right, known, tolerance)
+        told = rank(naming.candidates(max_mistakes), tolerance)
     theta = geometric_base(inv_freq.double())
     rope_type = None if theta is None else "default"
     if told or agrees:
