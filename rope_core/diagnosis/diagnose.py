@@ -94,7 +94,8 @@ def diagnose(
     if kind == "attention":
         arguments = {"lse": lse, "positions": positions, "attention": attention, **limits}
         return diagnose_attention(rope, **given, **arguments, **attention_arguments)
-    _refuse({"attention": attention, **attention_arguments}, f"absent with evidence of a {kind}")
+    expected = "absent: for attention only (q, k, v and out)"
+    _refuse({"attention": attention, **attention_arguments}, expected)
     with torch.no_grad():
         given = {name: tensor.detach().cpu() for name, tensor in given.items()}
         at = as_tensor("positions", positions, torch.device("cpu"))

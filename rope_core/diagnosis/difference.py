@@ -16,6 +16,12 @@ LARGEST = torch.finfo(torch.float32).max
 TOLERANCES = {torch.bfloat16: 2e-2, torch.float16: 3e-3}
 """Default tolerances of half precision."""
 
+OTHER_ARITHMETIC = {
+    "float64": "angles are those of float64 arithmetic, which the rope's differs from",
+    "hf": "angles are those of float32 arithmetic, which the rope's differs from",
+}
+"""Warnings about right numbers that have the other arithmetic than the rope."""
+
 
 def default_tolerance(dtype: torch.dtype, rms_angle: float) -> float:
     """Return the relative error that is no difference, for rotations, tables and frequencies.
@@ -48,8 +54,8 @@ def channel_energies(got: Tensor, expected: Tensor) -> tuple[Tensor, Tensor, Ten
     by_channel = torch.zeros((2, got.shape[-1]), dtype=torch.float64)
     for got_part, expected_part in pieces(got, expected):
         right = expected_part.double()
-        wrong = got_part.double().sub_(right).square_()
-        right.square_()
+        wrong = (got_part.double() - right).square_()
+        right = right.square()
         by_token.append((wrong.sum((1, 2)), right.sum((1, 2))))
         by_channel += torch.stack((wrong.sum((0, 1)), right.sum((0, 1))))
     wrong_tokens, right_tokens = (torch.cat(t) for t in zip(*by_token, strict=True))

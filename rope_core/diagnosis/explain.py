@@ -1,15 +1,25 @@
 """From ranked candidates to explanations: texts, remedies, and a rope that reproduces theirs."""
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from rope_core.config import DEFAULT_THETA, RopeConfig
 from rope_core.diagnosis.calls import RotaryCall
 from rope_core.diagnosis.mistake import MISTAKES
 from rope_core.diagnosis.ranking import Candidate
 from rope_core.diagnosis.result import Explanation, NamedMistake
+from rope_core.errors import ConfigError
+from rope_core.own_frequencies import LISTS
+
+CHANGES_OF_ROPE = ("rope", "positions", "times", "gain", "frequencies_dtype", "arithmetic_dtype")
+"""Fields of a call that parameters of a rope can express, or that make no difference."""
 
 
 def explain(
@@ -32,7 +42,9 @@ def explain(
         Explanation(
             mistakes=tuple(
                 NamedMistake(
-                    code=code, parameters=dict(given), text=_text(code, given, right, expected)
+                    code=code,
+                    parameters=dict(given),
+                    text=_text(code, given, right, {**_right_width(candidate), **expected}),
                 )
                 for code, given in candidate.mistakes
             ),
@@ -47,33 +59,73 @@ def explain(
 def reproducing_rope(call: RotaryCall, right: RotaryCall) -> Mapping[str, Any] | None:
     """Return parameters of the rope that rotates as `call` does at the given positions.
 
-    None if no rope does: the call has other positions, roundings, an order of channels or a number
-    of rotations that a rope cannot have.
+    None if no rope does: the call has no rotation, or positions, roundings or an order of channels
+    that a rope cannot have.
     """
     plain = RotaryCall(rope=call.rope, positions=right.positions, shape=right.shape)
     differs = any(
         getattr(call, name) != getattr(plain, name)
         for name in RotaryCall.__dataclass_fields__
-        if name not in ("rope", "positions", "gain", "arithmetic_dtype")
+        if name not in CHANGES_OF_ROPE
     )
-    same_positions = call.positions.shape == right.positions.shape and bool(
-        (call.positions == right.positions).all()
-    )
-    if differs or not same_positions:
-        return None
+    scale = _scale_of_positions(call.positions, right.positions)
     rope = call.rope
-    if call.gain is not None and call.gain != rope.attention_scaling:
-        given = {**dict(rope.parameters), "attention_factor": call.gain}
-        changed: dict[str, Any] = {}
-        if rope.rope_type == "default" and rope.axes is None and rope.frequency_dim is None:
-            given["inv_freq"] = tuple(rope.inv_freq.tolist())
-            changed = {"rope_type": "inv_freq", "theta": DEFAULT_THETA}
-        elif rope.rope_type not in ("yarn", "longrope", "inv_freq", "freq_factors"):
-            return None
-        rope = replace(rope, parameters=tuple(given.items()), **changed)
-        if rope.attention_scaling != call.gain:
-            return None
-    return rope_parameters(rope)
+    moves = rope.layout == "interleaved_to_half" or not rope.is_rotation
+    if differs or scale is None or call.times == 0 or (call.times == 2 and moves):
+        return None
+    gain = rope.attention_scaling if call.gain is None else call.gain
+    scale, gain = scale * call.times, gain**call.times
+    with suppress(ConfigError):
+        if scale != 1 or call.frequencies_dtype is not None:
+            rope = _with_frequencies(call, scale, gain)
+        elif gain != rope.attention_scaling:
+            rope = _with_gain(call, gain)
+        if math.isclose(rope.attention_scaling, gain):
+            return rope_parameters(rope)
+    return None
+
+
+def _scale_of_positions(positions: Tensor, right: Tensor) -> float | None:
+    """Return the number by which the right positions are multiplied; None if there is none."""
+    if positions.shape != right.shape:
+        return None
+    if positions.equal(right):
+        return 1.0
+    largest = float(right.abs().max())
+    scale = float(positions.abs().max()) / largest if largest else 0.0
+    is_scaled = scale > 0 and torch.allclose(positions, right * scale, rtol=1e-12, atol=0)
+    return scale if is_scaled else None
+
+
+def _with_gain(call: RotaryCall, gain: float) -> RopeConfig:
+    """Return the rope with another attention scaling.
+
+    Raises:
+        ConfigError: no rope has it.
+    """
+    rope = call.rope
+    if rope.rope_type not in ("yarn", "longrope", *LISTS):
+        return _with_frequencies(call, 1.0, gain)
+    given = {**dict(rope.parameters), "attention_factor": gain}
+    return replace(rope, parameters=tuple(given.items()))
+
+
+def _with_frequencies(call: RotaryCall, scale: float, gain: float) -> RopeConfig:
+    """Return the rope with scaled or rounded frequencies, and an attention scaling.
+
+    Raises:
+        ConfigError: no rope has them.
+    """
+    rope, row = call.rope, call.rope.inv_freq
+    if rope.rope_type == "default" and gain == 1 and call.frequencies_dtype is None:
+        return replace(rope, rope_type="linear", parameters=(("factor", 1 / scale),))
+    if rope.axes is not None or rope.rope_type == "xpos" or len(row) != rope.half:
+        raise ConfigError("inv_freq", "that of a rope of one axis", rope.rope_type)
+    if call.frequencies_dtype is not None:
+        row = rope.frequency_table.inv_freq.to(call.frequencies_dtype).double()
+    given: dict[str, Any] = {"inv_freq": tuple((row * scale).tolist()), "attention_factor": gain}
+    changed: dict[str, Any] = {"rope_type": "inv_freq", "theta": DEFAULT_THETA}
+    return replace(rope, **changed, frequency_dim=None, parameters=tuple(given.items()))
 
 
 def rope_parameters(rope: RopeConfig) -> dict[str, Any]:
@@ -98,6 +150,14 @@ def rope_parameters(rope: RopeConfig) -> dict[str, Any]:
         for name, value in values.items()
         if value is not None
     }
+
+
+def _right_width(candidate: Candidate) -> dict[str, int]:
+    """Return the right width of exponents if another number of channels rotates."""
+    for _, given in candidate.mistakes:
+        if "rotary_dim" in given:
+            return {"width": given["rotary_dim"]}
+    return {}
 
 
 def _text(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from rope_core.diagnosis.calls import RotaryCall, predict
 from rope_core.diagnosis.ranking import Candidate
@@ -27,14 +28,21 @@ def next_probe(told: Sequence[Candidate], right: RotaryCall, *, agrees: bool) ->
         return "positions 0 alone prove nothing: send positions 1 and 4096"
     if right.positions.shape[1] == 1:
         return "send more than one token, such as positions 1 and 4096"
+    if right.times and bool((right.positions == right.positions[:, :1]).all()):
+        return "send tokens at different positions, such as 1 and 4096"
     if agrees or len(told) < 2:
         return None
     calls = [candidate.call for candidate in told]
     if any(call.position_axis != "tokens" for call in calls):
         return "send more tokens than heads and rows, at positions other than 0, 1, 2, ..."
-    if any(not call.positions.equal(right.positions) for call in calls):
+    positions = [_at_probes(call.positions, right.positions) for call in calls]
+    if any(at is None for at in positions):
         return "send other positions, such as 1, 7 and 4096"
-    first, *others = (_at_probes(call) for call in calls)
+    first, *others = (
+        predict(replace(call, positions=at.expand(call.rope.num_axes, -1)))
+        for call, at in zip(calls, positions, strict=True)
+        if at is not None
+    )
     for other in others:
         if other.shape != first.shape:
             continue
@@ -45,6 +53,19 @@ def next_probe(told: Sequence[Candidate], right: RotaryCall, *, agrees: bool) ->
     return None
 
 
-def _at_probes(call: RotaryCall) -> torch.Tensor:
-    at = torch.tensor(POSITIONS, dtype=torch.float64).expand(call.rope.num_axes, -1)
-    return predict(replace(call, positions=at))
+def _at_probes(positions: Tensor, right: Tensor) -> Tensor | None:
+    """Return the positions that a call has at POSITIONS: float64 `[P]`.
+
+    None if its positions are not the right ones, scaled and shifted.
+    """
+    probes = torch.tensor(POSITIONS, dtype=torch.float64)
+    if positions.shape != right.shape:
+        return None
+    least, most = int(right.argmin()), int(right.argmax())
+    low, high = float(right.flatten()[least]), float(right.flatten()[most])
+    start, end = float(positions.flatten()[least]), float(positions.flatten()[most])
+    scale = (end - start) / (high - low)
+    offset = start - scale * low
+    if not torch.allclose(positions, right * scale + offset, rtol=1e-9, atol=1e-9):
+        return None
+    return probes * scale + offset

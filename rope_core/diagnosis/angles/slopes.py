@@ -118,7 +118,7 @@ def _fit_lines(table: AngleTable, positions: Tensor, expected: Tensor) -> _Lines
             slope = slope + _correction(steps[:end], turns[:end], slope)
     back = torch.polar(torch.ones(()).double(), -where[:, None] * slope)
     phase = (units * back).sum(0).angle()
-    residual = (units * back * torch.polar(torch.ones(()).double(), -phase)).angle()
+    residual = _angle(units * back * torch.polar(torch.ones(()).double(), -phase))
     centred = where[:, None] - (known * where[:, None]).sum(0) / known.sum(0).clamp_min(1)
     correction = (residual * centred).sum(0) / (known * centred.square()).sum(0).clamp_min(1e-300)
     slope = slope + correction
@@ -136,9 +136,14 @@ def _fit_lines(table: AngleTable, positions: Tensor, expected: Tensor) -> _Lines
 def _correction(steps: Tensor, turns: Tensor, slope: Tensor) -> Tensor:
     """Return what to add to the slopes so that they fit the turns of these steps."""
     back = torch.polar(torch.ones(()).double(), -steps[:, None] * slope)
-    residual = (turns * back).angle()
+    residual = _angle(turns * back)
     energy = (turns.abs() * steps[:, None].square()).sum(0)
     return (residual * steps[:, None]).sum(0) / energy.clamp_min(1e-300)
+
+
+def _angle(z: Tensor) -> Tensor:
+    """Return the angles of complex numbers, 0 of those that are 0 with any sign."""
+    return torch.where(z == 0, 0, z.angle())
 
 
 def _offset(slope: Tensor, phase: Tensor) -> float | None:
@@ -186,3 +191,9 @@ def geometric_base(inv_freq: Tensor) -> float | None:
     if float(errors.max()) > GEOMETRIC or abs(first) > GEOMETRIC:
         return None
     return math.exp(-float(slope) * count)
+
+
+def scaled_base(inv_freq: Tensor) -> float | None:
+    """Return the base of frequencies that are a geometric progression times a number."""
+    first = inv_freq[0]
+    return geometric_base(inv_freq / first) if bool(first > 0) else None

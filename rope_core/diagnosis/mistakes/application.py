@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import Wrong, mistake
+from rope_core.diagnosis.mistakes.base import EVERY
 
 
 @mistake(
@@ -55,9 +56,7 @@ def rotated_twice(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
 
 @mistake(
-    "rotation",
-    "table",
-    "attention",
+    *EVERY,
     text="Angles have the opposite sign.",
     remedy="Use (x cos - y sin, y cos + x sin) for a pair (x, y), or change the sign of the sines.",
 )

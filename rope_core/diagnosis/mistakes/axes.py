@@ -51,8 +51,9 @@ def axes_ignored(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
         {"positions": "the first axis"},
         replace(call, positions=call.positions[:1].expand(axes, -1)),
     )
-    index = call.slots[None].expand(axes, -1)
-    yield {"positions": "the index of the token"}, replace(call, positions=index)
+    if call.position_axis == "tokens":
+        index = call.slots[None].expand(axes, -1)
+        yield {"positions": "the index of the token"}, replace(call, positions=index)
 
 
 @mistake(

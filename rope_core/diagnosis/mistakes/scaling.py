@@ -287,7 +287,7 @@ def longrope_other_list(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     if call.rope.rope_type == "longrope":
         original = parameter(call, ORIGINAL)
         is_long = (parameter(call, "length") or 0) > original
-        length = 0 if is_long else original + 1
+        length = original if is_long else original + 1
         yield from each(
             "list",
             ("short" if is_long else "long",),

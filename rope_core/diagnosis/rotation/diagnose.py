@@ -15,6 +15,7 @@ from rope_core.checks import check_heads, dtype_of, shape_of
 from rope_core.config import Arithmetic, RopeConfig
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.difference import (
+    OTHER_ARITHMETIC,
     channel_energies,
     default_tolerance,
     difference,
@@ -86,21 +87,22 @@ def diagnose_rotation(
     energies = float(wrong_tokens.sum()), float(right_tokens.sum())
     if tolerance is None:
         tolerance = _tolerance(right, before, after.dtype, energies)
-    if tolerance > COARSE:
-        warnings.append(
-            f"the tolerance is {tolerance:.2g}: at these positions float32 cannot tell angles apart"
-        )
-    if energies[0] > tolerance**2 * energies[1]:
+        if tolerance > COARSE:
+            warnings.append(
+                f"the tolerance is {tolerance:.2g}: at these positions float32 cannot tell angles"
+                " apart"
+            )
+    if energies[0] > tolerance * tolerance * energies[1]:
         is_near = energies[0] < NEARLY * energies[1]
         for other, warning in _also_right(right, before, positions, is_near=is_near):
             of_other = channel_energies(got, other.flatten(0, -3))
-            if float(of_other[0].sum()) <= tolerance**2 * float(of_other[2].sum()):
+            if float(of_other[0].sum()) <= tolerance * tolerance * float(of_other[2].sum()):
                 warnings.append(warning)
                 expected = other
                 wrong_tokens, wrong_channels, right_tokens, right_channels = of_other
                 energies = float(wrong_tokens.sum()), float(right_tokens.sum())
                 break
-    is_off = wrong_tokens > tolerance**2 * right_tokens
+    is_off = wrong_tokens > tolerance * tolerance * right_tokens
     first = int(is_off.nonzero()[0]) if bool(is_off.any()) else None
     error = difference(
         after,
@@ -138,7 +140,7 @@ def diagnose_rotation(
     search = Search(evidence=evidence, right=right, clues=clues, max_mistakes=max_mistakes)
     told = [] if agrees else _explanations(search)
     shown = told[0].call if told else right
-    measured, inv_freq = measured_numbers(search, shown)
+    measured, inv_freq = measured_numbers(search, shown, is_known=agrees or bool(told))
     if inv_freq is not None:
         tensors["inv_freq"] = inv_freq
     return Diagnosis(
@@ -206,8 +208,7 @@ def _also_right(
     with suppress(RopeError):
         other = run_rotate(Rotate(before, None, replace(rope, arithmetic=arithmetic), positions)).q
         assert other is not None, "the call has q"
-        name = "float64" if arithmetic == "float64" else "float32"
-        yield other, f"angles are those of {name} arithmetic, which the rope's differs from"
+        yield other, OTHER_ARITHMETIC[arithmetic]
 
 
 def _rope_of_other_layer(resolved: Resolved, clues: Clues, head_dim: int) -> RopeConfig:
@@ -235,7 +236,7 @@ def _tolerance(
     exact = replace(table, inv_freq=table.inv_freq.double())
     squares = table.angles(right.positions[:, ::step], exact).square()
     tolerance = default_tolerance(dtype, float(squares.mean().sqrt()))
-    if dtype != torch.float32 or energies[0] <= tolerance**2 * energies[1]:
+    if dtype != torch.float32 or energies[0] <= tolerance * tolerance * energies[1]:
         return tolerance
     few = max(1, len(squares) // FEW)
     squares = squares[::few]

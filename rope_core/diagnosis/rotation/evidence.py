@@ -116,8 +116,8 @@ class RotationEvidence:
 def reproduce(call: RotaryCall, before: Tensor, index: Tensor) -> Tensor:
     """Return what `call` makes of tokens: `[T', H, D]`, index `[T']`."""
     if is_repeated(call):
-        once = replace(call, times=1)
-        return reproduce(once, reproduce(once, before, index), index)
+        first, second = replace(call, times=1, permutation=None), replace(call, times=1)
+        return reproduce(second, reproduce(first, before, index), index)
     return rotate_by(before, predict(call, index), geometry(call))
 
 

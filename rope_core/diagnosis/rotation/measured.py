@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rope_core.diagnosis.angles.angle_table import AngleTable
+from rope_core.diagnosis.angles.slopes import scaled_base
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.result import Measured
 from rope_core.diagnosis.rotation.search import Search, wrong_calls
@@ -17,16 +18,16 @@ VAGUE = 0.1
 ROUNDED = 0.1
 """Error of an angle due to the dtype, as a part of the tolerance."""
 
-SAME = 1e-3
-"""Relative difference of frequencies that are the same."""
 
-
-def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None, Tensor | None]:
+def measured_numbers(
+    search: Search, shown: RotaryCall, *, is_known: bool
+) -> tuple[Measured | None, Tensor | None]:
     """Return what the sample says, and the frequencies `[n]`, 0 for those that are not decided.
 
     Args:
         search: with the sample.
         shown: the call of the best explanation, or the right one.
+        is_known: whether the sample is that of `shown`.
     """
     call = _best_pairs(search, shown)
     if call is None:
@@ -39,7 +40,7 @@ def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None
     return from_angles(
         table,
         clues,
-        shown,
+        rope_type=shown.rope.rope_type if is_known else None,
         layout=None if is_still or call.permutation or call.table_layout else rope.layout,
         rotary_dim=None if is_still else rope.rotary_dim,
         slice_start=None if is_still else rope.head_dim - rope.rotary_dim if rope.trailing else 0,
@@ -47,14 +48,14 @@ def measured_numbers(search: Search, shown: RotaryCall) -> tuple[Measured | None
 
 
 def from_angles(
-    table: AngleTable, clues: Clues, shown: RotaryCall, **structure: Any
+    table: AngleTable, clues: Clues, *, rope_type: str | None, **structure: Any
 ) -> tuple[Measured | None, Tensor | None]:
     """Return what angles say, and the frequencies `[n]`, 0 for those that are not decided.
 
     Args:
         table: the angles.
         clues: what `measure` found in them.
-        shown: the call of the best explanation, or the right one.
+        rope_type: of the rope that gives the angles, None if no rope is known to.
         structure: the fields of `Measured` about channels.
     """
     if clues.inv_freq is None or clues.phase is None:
@@ -71,13 +72,18 @@ def from_angles(
         fit = table.relative_error(model)
     error = _slope_errors(table, clues)
     decided = known & (error <= VAGUE * slope.abs())
+    theta = scaled_base(slope.where(decided, math.nan).abs())
+    if direction is None:
+        rope_type = None
+    elif rope_type is None and theta is not None:
+        rope_type = "default"
     measured = Measured(
         direction=direction,
         gain=clues.gain,
         position_offset=clues.position_offset,
         position_scale=clues.position_scale,
-        theta=clues.theta,
-        rope_type=_rope_type(shown, clues, error),
+        theta=theta,
+        rope_type=rope_type,
         fit=fit if fit is None or math.isfinite(fit) else None,
         unresolved_pairs=tuple((~decided).nonzero().flatten().tolist()),
         **structure,
@@ -108,8 +114,8 @@ def _slope_errors(table: AngleTable, clues: Clues) -> Tensor:
     mean = (positions * table.weights).sum(0) / total
     spread = ((positions - mean).square() * table.weights).sum(0) / total
     misfit = ((table.z * turned).angle().square() * table.weights).sum(0) / total
-    noise = misfit.sqrt().clamp_min(ROUNDED * table.tolerance)
-    count = (table.weights > 0).sum(0).clamp_min(1)
+    count = (table.weights > 0).sum(0).clamp_min(1)  # a line hides the noise of few tokens
+    noise = misfit.sqrt().maximum(ROUNDED * table.tolerance / (count - 2).clamp_min(1))
     error = noise / (spread * count).sqrt().clamp_min(1e-300)
     if bool((table.weights > 0).all()):
         return error
@@ -123,21 +129,6 @@ def _least_gap(positions: Tensor) -> Tensor:
     """Return the least distance between two of the positions, infinity if there are no two."""
     where = torch.unique(positions)
     return where.diff().amin() if len(where) > 1 else torch.tensor(torch.inf).double()
-
-
-def _rope_type(shown: RotaryCall, clues: Clues, error: Tensor) -> str | None:
-    """Return the variant that has the measured frequencies: that of `shown`, or the plain one."""
-    slope = clues.inv_freq
-    assert slope is not None, "the caller has them"
-    known = slope.isfinite() & (error <= VAGUE * slope.abs())
-    inv_freq = shown.rope.frequency_table.inv_freq.double()
-    if bool(known.any()) and shown.times and len(inv_freq) == len(slope):
-        ratio = slope[known].abs() / inv_freq[known].abs().clamp_min(1e-300)
-        scale = float(ratio.median())
-        away = (ratio / scale - 1).abs() - 3 * error[known] / slope[known].abs()
-        if bool((away <= SAME).all()):
-            return shown.rope.rope_type
-    return None if clues.theta is None else "default"
 
 
 def _best_pairs(search: Search, shown: RotaryCall) -> RotaryCall | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rope_core.diagnosis.angles.angle_table import AngleTable
-from rope_core.diagnosis.angles.naming import name_angles
+from rope_core.diagnosis.angles.naming import Naming
 from rope_core.diagnosis.angles.slopes import measure, measure_gain
 from rope_core.diagnosis.calls import Clues, RotaryCall, predict
 from rope_core.diagnosis.mistake import MISTAKES, Wrong
@@ -64,6 +64,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self._tables: dict[GeometryKey, AngleTable] = {}
+        self._naming: dict[RotaryCall, Naming] = {}
 
     def table(self, call: RotaryCall) -> AngleTable:
         """Return the measured angles of the sample for the pairs of `call`."""
@@ -185,9 +186,10 @@ class Search:
         """Return candidates with `mistakes`, which made `call`, and at most so many more."""
         if not self.fits(call) or not self._is_steady(call):
             return []
-        clues = self.measured(call)
+        if call not in self._naming:
+            self._naming[call] = Naming.of_angles(self.table(call), call, self.measured(call))
         found = []
-        for candidate in name_angles(self.table(call), call, clues, max_mistakes):
+        for candidate in self._naming[call].candidates(max_mistakes):
             named, error = candidate.call, candidate.relative_error
             if call.table_layout is not None or geometry_key(named) != geometry_key(call):
                 error = self.evidence.sample_error(named)  # the table is that of other pairs

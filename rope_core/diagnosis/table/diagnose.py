@@ -8,11 +8,12 @@ from torch import Tensor
 
 from rope_core.calls import CosSin
 from rope_core.checks import dtype_of, shape_of
-from rope_core.config import RopeConfig
+from rope_core.config import Arithmetic, RopeConfig
 from rope_core.diagnosis.angles.naming import Naming
-from rope_core.diagnosis.angles.slopes import geometric_base, measure
+from rope_core.diagnosis.angles.slopes import measure, scaled_base
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.difference import (
+    OTHER_ARITHMETIC,
     channel_energies,
     default_tolerance,
     difference,
@@ -71,19 +72,26 @@ def diagnose_table(
     if tolerance is None:
         tolerance = default_tolerance(cos.dtype, _rms_angle(right))
     flat = torch.stack((cos, sin), -2).reshape(-1, 2, cos.shape[-1])  # [T, 2, m]
+    warnings = [*resolved.warnings]
     got = table_evidence.pair_columns(flat, expected, tolerance)
+    if got.shape == expected.shape and not _is_within(got, expected, tolerance):
+        arithmetic: Arithmetic = "float64" if right.rope.arithmetic == "hf" else "hf"
+        other_rope = replace(_rope(resolved), arithmetic=arithmetic)
+        _, other = _right_table(other_rope, cos.shape[:-1], positions)
+        if _is_within(got, other, tolerance):
+            expected = other
+            warnings.append(OTHER_ARITHMETIC[arithmetic])
     width = max(pairs, got.shape[-1])
     shown, wanted = table_evidence.padded(got, width), table_evidence.padded(expected, width)
     wrong_tokens, wrong_pairs, right_tokens, right_pairs = channel_energies(shown, wanted)
     energies = float(wrong_tokens.sum()), float(right_tokens.sum())
-    is_off = (wrong_tokens > tolerance**2 * right_tokens).nonzero()
+    is_off = (wrong_tokens > tolerance * tolerance * right_tokens).nonzero()
     first = float(right.positions[0, int(is_off[0])]) if len(is_off) else None
     error = difference(shown, wanted, tolerance, energies, first)
     tensors = {
         "expected": expected.transpose(0, 1).reshape(2, *cos.shape[:-1], pairs),
         "inv_freq_expected": right.rope.inv_freq,
     }
-    warnings = [*resolved.warnings]
     if not bool(right.positions.any()):
         warnings.append("all positions are 0, where nothing rotates")
     if error.max_abs is None:
@@ -110,7 +118,13 @@ def diagnose_table(
         naming = Naming.of_angles(sample, right, known, "table")
         candidates = rank(naming.candidates(max_mistakes), SLACK * tolerance)
         told = rank(_verified(candidates[:VERIFIED], evidence), tolerance)
-    measured, inv_freq = from_angles(sample, found, told[0].call if told else right)
+    shown_rope = told[0].call.rope if told else right.rope
+    measured, inv_freq = from_angles(
+        sample,
+        found,
+        rope_type=shown_rope.rope_type if agrees or told else None,
+        rotary_dim=2 * got.shape[-1],
+    )
     if inv_freq is not None:
         tensors["inv_freq"] = inv_freq
     return Diagnosis(
@@ -168,7 +182,7 @@ def diagnose_frequencies(
         known = replace(clues, rotary_dim=2 * len(inv_freq))
         naming = Naming.of_frequencies(inv_freq.double(), right, known, tolerance)
         told = rank(naming.candidates(max_mistakes), tolerance)
-    theta = geometric_base(inv_freq.double())
+    theta = scaled_base(inv_freq.double())
     rope_type = None if theta is None else "default"
     if told or agrees:
         rope_type = told[0].call.rope.rope_type if told else rope.rope_type
@@ -214,7 +228,7 @@ def _right_table(
     """
     count = shape[-1] if shape else 1
     rows = shape.numel() // count
-    given = torch.arange(count) if positions is None else positions
+    given = torch.arange(count).view(shape[-1:]) if positions is None else positions
     call = CosSin(given, rope)
     if call.shape not in (shape, shape[-1:]):
         expected = f"of shape {shape_of(torch.empty(shape))}, as the rows of 'cos'"
@@ -235,6 +249,11 @@ def _rms_angle(right: RotaryCall) -> float:
     step = max(1, positions.shape[1] * len(table.inv_freq) // ANGLES)
     exact = replace(table, inv_freq=table.inv_freq.double())
     return float(table.angles(positions[:, ::step], exact).square().mean().sqrt())
+
+
+def _is_within(got: Tensor, expected: Tensor, tolerance: float) -> bool:
+    wrong, _, right, _ = channel_energies(got, expected)
+    return float(wrong.sum()) <= tolerance * tolerance * float(right.sum())
 
 
 def _verified(candidates: Iterable[Candidate], evidence: TableEvidence) -> list[Candidate]:

@@ -185,8 +185,10 @@ def test_what_is_measured() -> None:
     assert measured.position_offset == pytest.approx(7, abs=0.01)
     assert measured.theta == pytest.approx(5e5, rel=0.01)
     assert measured.gain == pytest.approx(1, rel=1e-3)
-    assert not measured.unresolved_pairs
+    assert measured.rope_type == "default"
+    assert measured.unresolved_pairs == (15,)  # 200 tokens turn it by 0.001 radians
     right_row = 5e5 ** (-torch.arange(0, 32, 2) / 32)
+    right_row[15] = 0
     torch.testing.assert_close(diagnosis.tensors["inv_freq"], right_row, rtol=0.01, atol=1e-5)
 
 
