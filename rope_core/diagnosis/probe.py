@@ -45,6 +45,19 @@ def next_probe(told: Sequence[Candidate], right: RotaryCall, *, agrees: bool) ->
     return None
 
 
-def _at_probes(call: RotaryCall) -> torch.Tensor:
-    at = torch.tensor(POSITIONS, dtype=torch.float64).expand(call.rope.num_axes, -1)
+def next_probe_of_frequencies(told: Sequence[Candidate]) -> str | None:
+    """Return what to send in place of frequencies, None if no table tells the candidates apart."""
+    tables = [
+        _at_probes(candidate.call, float(candidate.call.positions[0, 0])) for candidate in told
+    ]
+    for other in tables[1:]:
+        if other.shape == tables[0].shape:
+            clear = ((other - tables[0]).abs().amax(1) > CLEAR).nonzero().flatten()
+            if len(clear):
+                return f"send a table at positions 1 and {POSITIONS[int(clear[0])]}"
+    return None
+
+
+def _at_probes(call: RotaryCall, scale: float = 1.0) -> torch.Tensor:
+    at = (scale * torch.tensor(POSITIONS, dtype=torch.float64)).expand(call.rope.num_axes, -1)
     return predict(replace(call, positions=at))

@@ -30,7 +30,7 @@ BASE = Number(
     parameter="theta",
     value=_base,
     vary=lambda call, theta: with_rope(call, theta=theta),
-    starts=lambda call: (100 * 2.0**power for power in range(25)),
+    starts=lambda call: (*BASES, *(100 * 2.0**power for power in range(25))),
 )
 
 
