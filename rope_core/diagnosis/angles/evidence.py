@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rope_core.axes.frequency_table import multiply
 from rope_core.diagnosis.angles.angle_table import AngleTable
 from rope_core.diagnosis.calls import RotaryCall, predict
 from rope_core.diagnosis.mistakes.changes import with_rope
@@ -16,6 +17,9 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 HALF_STEP = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
 """Relative error of rounding to half precision."""
+
+FREQUENT = torch.cat((torch.arange(-512.0, 513.0), torch.tensor([1e3, 2e3, 5e3]))).double()
+"""Offsets of positions that are all compared."""
 
 FLOAT32_STEP = 2.0**-24
 
@@ -59,6 +63,9 @@ class Evidence(Protocol):
 
     def least_error(self, residual: Array) -> float:
         """Return a relative error that residuals of at least these sizes, `[m]`, exceed."""
+
+    def offsets(self, call: RotaryCall, count: int) -> list[int]:
+        """Return the whole numbers by which positions are off, best first; none if unknown."""
 
     def noise(self, smooth: Array, step: float) -> Array:
         """Return the standard deviation of the residuals, if angles are rounded by `step`."""
@@ -113,6 +120,20 @@ class Angles:
         across = np.sin(np.minimum(np.abs(residual), np.pi / 2))
         right = float(energy.sum()) + self.table.rest
         return float((energy @ across**2 / right) ** 0.5) if right else 0.0
+
+    def offsets(self, call: RotaryCall, count: int) -> list[int]:
+        table = in_float64(call).rope.frequency_table
+        numbers = self.numbers(call)
+        if table.angles is not multiply or numbers.shape != self.shape:
+            return []
+        # an offset o turns the pair n by o * inv_freq[n]
+        likeness = (self.table.z * numbers.conj() * self.table.weights).sum(0)
+        turns = (
+            FREQUENT[:, None] * table.inv_freq * (-call.times if call.rope.negative else call.times)
+        )
+        score = (torch.polar(torch.ones_like(turns), -turns) * likeness).real.sum(1)
+        best = FREQUENT[score.topk(count + 1).indices].tolist()
+        return [round(offset) for offset in best if offset][:count]
 
     def noise(self, smooth: Array, step: float) -> Array:
         return 0.1 * min(self.tolerance, 0.02) + 1e-6 + np.abs(smooth) * (step + FLOAT32_STEP)
@@ -173,6 +194,9 @@ class Frequencies:
     def least_error(self, residual: Array) -> float:
         wrong = self.row.numpy() * (1 - np.exp(-np.abs(residual)))
         return float(np.linalg.norm(wrong) / max(float(self.row.norm()), 1e-300))
+
+    def offsets(self, call: RotaryCall, count: int) -> list[int]:
+        return []
 
     def noise(self, smooth: Array, step: float) -> Array:
         return np.full_like(smooth, 1e-6 + step)

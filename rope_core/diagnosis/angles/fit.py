@@ -55,6 +55,8 @@ def fit(
     found = []
     for start, spread in grid.best(evidence, step):
         with suppress(ConfigError):
+            if evidence.error(evidence.numbers(build(start))) <= evidence.tolerance / 10:
+                return start
             values = refine(evidence, build, numbers, start, spread, step)
             found.append((evidence.error(evidence.numbers(build(values))), values, spread))
     if not found:

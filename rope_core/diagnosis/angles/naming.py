@@ -21,10 +21,12 @@ from rope_core.diagnosis.angles.evidence import (
     subset,
 )
 from rope_core.diagnosis.angles.pairs import Pairs
-from rope_core.diagnosis.angles.trials import Trial, Trials
+from rope_core.diagnosis.angles.trials import Trial, Trials, is_same
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import CODES
 from rope_core.diagnosis.mistakes import MISTAKES
+from rope_core.diagnosis.mistakes.changes import parameter
+from rope_core.diagnosis.mistakes.scaling import LONGEST, ORIGINAL
 from rope_core.diagnosis.ranking import Candidate
 
 FEW = 20
@@ -104,7 +106,25 @@ class Naming:
                 found += stage()
                 if self._is_explained(found):
                     break
-        return self._verified(found)
+        return self._verified([trial for trial in found if not self._is_limit(trial, found)])
+
+    def _is_limit(self, trial: Trial, others: Sequence[Trial]) -> bool:
+        """Tell whether a fitted length only mimics a variant without effect.
+
+        Beyond some trained length a variant keeps all frequencies. `scaling_ignored` says so, and
+        a length of millions that says the same is not told, unless the config has it.
+        """
+        named = dict(trial.named)
+        length = named.pop("original_length_wrong", {}).get(ORIGINAL)
+        resolved = self._trials.clues.resolved
+        own = parameter(trial.call, LONGEST), resolved and resolved.lengths.allowed
+        if length is None or length in own:
+            return False
+        ignored = {"scaling_ignored", *named}
+        return any(
+            {code for code, _ in other.named} == ignored and is_same(other, trial)
+            for other in others
+        )
 
     @cached_property
     def _pairs(self) -> Pairs:
@@ -118,7 +138,8 @@ class Naming:
     @cached_property
     def _singles(self) -> list[Trial]:
         pairs = self._pairs
-        named = self._trials.named_numbers(pairs.right)
+        named = [*self._trials.named_numbers(pairs.right)]
+        named += self._trials.with_offsets(pairs.right, 1)
         return [pairs.right, *pairs.plain, *named, *pairs.fitted]
 
     def _is_explained(self, trials: Iterable[Trial]) -> bool:

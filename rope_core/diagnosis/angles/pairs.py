@@ -6,7 +6,7 @@ from functools import partial
 
 from rope_core.diagnosis.angles.evidence import HALF_STEP, in_float64
 from rope_core.diagnosis.angles.fit import fit
-from rope_core.diagnosis.angles.trials import GAINS, Trial, Trials, number_of
+from rope_core.diagnosis.angles.trials import GAINS, OFFSET, Trial, Trials, number_of
 from rope_core.diagnosis.calls import RotaryCall
 from rope_core.diagnosis.mistake import CODES
 
@@ -16,13 +16,15 @@ WHOLE_ROPE = frozenset(
 """Mistakes that replace a rope, so that they are made first."""
 
 ROUNDED = ("angles_rounded", "positions_rounded")
-OFFSET = "position_offset"
 LAST = (*GAINS, *ROUNDED)
 """Mistakes that are made of a call whose numbers are wrong already: they do not hide numbers, or
 hide them too well."""
 
 HIDES = {"exponent_width_wrong": ("wrong_base",)}
 """Mistakes that a fitted number would undo: they are made of a call with that number."""
+
+OFFSETS = 12
+"""Offsets of positions that are tried with a rounding, which hides the right one."""
 
 Stage = Callable[[], Iterator[Trial]]
 
@@ -46,6 +48,7 @@ class Pairs:
         return (
             self._with_offset,
             self._plain_pairs,
+            self._named_pairs,
             self._number_pairs,
             self._two_number_pairs,
             self._rounded_pairs,
@@ -92,6 +95,14 @@ class Pairs:
             hidden = [code for code, others in HIDES.items() if trial.named[0][0] in others]
             made_last = [code for code in (*hidden, *LAST) if code in self.trials.codes]
             yield from self.trials.plain(trial, made_last)
+            yield from self.trials.with_right_gain(trial)
+
+    def _named_pairs(self) -> Iterator[Trial]:
+        """Return pairs with a number that code often has, and with the offset that fits best."""
+        for trial in self.plain:
+            if trial.named[0][0] not in LAST:
+                yield from self.trials.named_numbers(trial)
+                yield from self.trials.with_offsets(trial, 1)
 
     def _number_pairs(self) -> Iterator[Trial]:
         """Return pairs with a number that is fitted to a call with another mistake."""
@@ -108,6 +119,9 @@ class Pairs:
         for trial in self.plain:
             if trial.named[0][0] in ROUNDED:
                 yield from self.trials.named_numbers(trial)
+        last = [code for code in ROUNDED if code in self.trials.codes]
+        for trial in self.trials.with_offsets(self.right, OFFSETS):
+            yield from self.trials.plain(trial, last)
         for code in self.trials.numbered():
             for step in sorted(set(HALF_STEP.values())):
                 for trial in self.trials.nearly_fitted(code, step):

@@ -8,20 +8,26 @@ from typing import Any
 
 from torch import Tensor
 
+from rope_core.config import Arithmetic
 from rope_core.diagnosis.angles.evidence import Evidence, in_float64
 from rope_core.diagnosis.angles.fit import fit, refine, round_values
 from rope_core.diagnosis.angles.grid import Build
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import Number
 from rope_core.diagnosis.mistakes import MISTAKES
+from rope_core.diagnosis.mistakes.changes import with_rope
 from rope_core.errors import ConfigError
 
 NEUTRAL = 1e-3
 """Numbers that differ by less are the same."""
 
+SAME = 1e-12
+"""Relative difference of the numbers of calls that are the same."""
+
 MANY = 30.0
 """Tolerances from which on an error is not due to the arithmetic of float32."""
 
+OFFSET = "position_offset"
 GAINS = ("gain_missing", "gain_twice", "gain_wrong")
 """Mistakes whose number is measured, not fitted."""
 
@@ -75,11 +81,13 @@ class Trials:
         numbers = self.few.numbers(call)
         error = self.few.error(numbers)
         tolerance = self.few.tolerance
-        if tolerance / 50 < error < MANY * tolerance and call.rope.arithmetic != "float64":
-            exact = in_float64(call)  # other code may be more exact than the rope is
-            other = self.few.numbers(exact)
-            if (exact_error := self.few.error(other)) < error / 2:
-                call, numbers, error = exact, other, exact_error
+        if tolerance / 50 < error < MANY * tolerance:  # theirs may be of the other arithmetic
+            other: Arithmetic = "hf" if call.rope.arithmetic == "float64" else "float64"
+            with suppress(ConfigError):
+                again = with_rope(call, arithmetic=other)
+                others = self.few.numbers(again)
+                if (less := self.few.error(others)) < error / 2:
+                    call, numbers, error = again, others, less
         return Trial(named, call, numbers, error, is_odd)
 
     def plain(self, base: Trial, codes: Iterable[str] | None = None) -> Iterator[Trial]:
@@ -93,18 +101,31 @@ class Trials:
                 continue
             for parameters, wrong in MISTAKES[code].find(base.call, self.clues):
                 trial = self.trial((*base.named, (code, parameters)), wrong, base.is_odd)
-                if not self._is_same(trial, base):
+                if not is_same(trial, base):
                     yield trial
 
     def named_numbers(self, base: Trial) -> Iterator[Trial]:
         """Return the calls with the numbers that code often has, without a fit."""
         for code in self.numbered():
             for parameters, wrong in MISTAKES[code].find(base.call, self.clues):
-                yield self.trial((*base.named, (code, parameters)), wrong)
+                yield self.trial((*base.named, (code, parameters)), wrong, base.is_odd)
 
-    def _is_same(self, one: Trial, other: Trial) -> bool:
-        a, b = one.numbers, other.numbers
-        return a.shape == b.shape and bool((a - b).norm() <= 1e-12 * b.norm())
+    def with_right_gain(self, base: Trial) -> Iterator[Trial]:
+        """Return the call with the wrong gains that belong to the right call."""
+        for code in GAINS:
+            if code in self.codes and code != "gain_wrong":
+                for parameters, wrong in MISTAKES[code].find(self.call, self.clues):
+                    call = replace(base.call, gain=wrong.gain)
+                    yield self.trial((*base.named, (code, parameters)), call, base.is_odd)
+
+    def with_offsets(self, base: Trial, count: int) -> Iterator[Trial]:
+        """Return the calls whose positions are off by the whole numbers that fit best."""
+        if OFFSET not in self.codes or OFFSET in dict(base.named):
+            return
+        number = number_of(OFFSET)
+        for offset in self.few.offsets(base.call, count):
+            call = number.vary(base.call, float(offset))
+            yield self.trial((*base.named, (OFFSET, {number.parameter: offset})), call)
 
     def fitted(self, base: Trial, code: str) -> Iterator[Trial]:
         """Return the calls with the fitted number of a mistake."""
@@ -214,3 +235,9 @@ def number_of(code: str) -> Number:
 
 def _plain_number(number: Number, value: float) -> float | int:
     return round(value) if number.is_whole else float(value)
+
+
+def is_same(one: Trial, other: Trial) -> bool:
+    """Tell whether two calls give the same numbers."""
+    a, b = one.numbers, other.numbers
+    return a.shape == b.shape and bool((a - b).norm() <= SAME * b.norm())

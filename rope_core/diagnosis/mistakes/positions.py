@@ -68,7 +68,7 @@ def _whole_near(offset: float) -> list[int]:
         parameter="scale",
         value=lambda call: 1.0,
         vary=lambda call, scale: replace(call, positions=call.positions * scale),
-        starts=lambda call: (2.0**power for power in range(-7, 8)),
+        starts=lambda call: (1 / 3, 3.0, *(2.0**power for power in range(-7, 8))),
     ),
 )
 def position_scaled(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
@@ -83,7 +83,7 @@ def position_scaled(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     MLX: `scale` of `mx.fast.rope` multiplies positions: it is 1 / factor.
     Source: mlx-vlm #1709, mlxcel #1340, llama.cpp #14367, LongLoRA #181.
     """
-    for scale in (*powers_of_two(-6, -1), *powers_of_two(1, 6)):
+    for scale in (*powers_of_two(-6, -1), 1 / 3, 3.0, *powers_of_two(1, 6)):
         yield {"scale": scale}, replace(call, positions=call.positions * scale)
 
 

@@ -1,6 +1,6 @@
 """Diagnose a table of cosine and sine, and a row of frequencies."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +20,7 @@ from rope_core.diagnosis.difference import (
     ratio,
 )
 from rope_core.diagnosis.explain import explain
-from rope_core.diagnosis.probe import next_probe
+from rope_core.diagnosis.probe import next_probe, next_probe_of_frequencies
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis, Measured
 from rope_core.diagnosis.rotation.measured import from_angles
@@ -116,8 +116,7 @@ def diagnose_table(
     told: list[Candidate] = []
     if not agrees:
         naming = Naming.of_angles(sample, right, known, "table")
-        candidates = rank(naming.candidates(max_mistakes), SLACK * tolerance)
-        told = rank(_verified(candidates[:VERIFIED], evidence), tolerance)
+        told = rank(_verified(naming.candidates(max_mistakes), evidence), tolerance)
     shown_rope = told[0].call.rope if told else right.rope
     measured, inv_freq = from_angles(
         sample,
@@ -192,7 +191,7 @@ def diagnose_frequencies(
         error=error,
         explanations=explain(told, right),
         measured=measured,
-        next_probe=None if len(told) < 2 else "send a table at positions 1 and 4096",
+        next_probe=next_probe_of_frequencies(told),
         warnings=tuple(warnings),
         tensors=tensors,
     )
@@ -256,8 +255,18 @@ def _is_within(got: Tensor, expected: Tensor, tolerance: float) -> bool:
     return float(wrong.sum()) <= tolerance * tolerance * float(right.sum())
 
 
-def _verified(candidates: Iterable[Candidate], evidence: TableEvidence) -> list[Candidate]:
-    return [replace(one, relative_error=evidence.error(one.call)) for one in candidates]
+def _verified(candidates: Sequence[Candidate], evidence: TableEvidence) -> Iterator[Candidate]:
+    """Return the best candidates with their errors of all tokens.
+
+    Of calls with the same mistakes, which differ in roundings, the first that gives the table.
+    """
+    for best in rank(candidates, SLACK * evidence.tolerance)[:VERIFIED]:
+        same = [one for one in candidates if dict(one.mistakes) == dict(best.mistakes)]
+        for one in sorted(same, key=lambda one: one.relative_error):
+            error = evidence.error(one.call)
+            if error <= evidence.tolerance:
+                yield replace(one, mistakes=best.mistakes, relative_error=error)
+                break
 
 
 def _with_zeros(row: Tensor, width: int) -> Tensor:
