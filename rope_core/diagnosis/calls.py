@@ -58,6 +58,12 @@ class RotaryCall:
     """Positions are multiplied by frequencies in it; None for the arithmetic of `rope`."""
 
     @property
+    def is_repeated(self) -> bool:
+        """Whether it is applied twice, and that is no rotation of the same pairs."""
+        is_plain = self.rope.is_rotation and self.rope.layout != "interleaved_to_half"
+        return self.times == 2 and not (is_plain and self.table_layout is None)
+
+    @property
     def slots(self) -> Tensor:
         """The index of each token in its row, float64 `[T]`."""
         rows, tokens, _ = self.shape

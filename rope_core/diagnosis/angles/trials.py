@@ -100,6 +100,8 @@ class Trials:
             if number is not None and code not in GAINS and number.value(base.call) is not None:
                 continue
             for parameters, wrong in MISTAKES[code].find(base.call, self.clues):
+                if wrong.is_repeated:  # its angles are not those of the same pairs
+                    continue
                 trial = self.trial((*base.named, (code, parameters)), wrong, base.is_odd)
                 if not is_same(trial, base):
                     yield trial
@@ -184,6 +186,10 @@ class Trials:
             else:
                 is_odd = True
         yield replace(best, is_odd=is_odd or base.is_odd)
+        if fitted_error > self.few.tolerance and not is_odd:  # a plain number may be too coarse
+            fitted = self.number_trial(base, codes, build, values, True)
+            if fitted is not None:
+                yield fitted
 
     def _refit(
         self, base: Trial, codes: Sequence[str], build: Build, values: Sequence[float], fixed: int

@@ -115,17 +115,10 @@ class RotationEvidence:
 
 def reproduce(call: RotaryCall, before: Tensor, index: Tensor) -> Tensor:
     """Return what `call` makes of tokens: `[T', H, D]`, index `[T']`."""
-    if is_repeated(call):
+    if call.is_repeated:
         first, second = replace(call, times=1, permutation=None), replace(call, times=1)
         return reproduce(second, reproduce(first, before, index), index)
     return rotate_by(before, predict(call, index), geometry(call))
-
-
-def is_repeated(call: RotaryCall) -> bool:
-    """Return whether a rotation that is applied twice is no rotation of the same pairs."""
-    rope = call.rope
-    is_plain = rope.is_rotation and rope.layout != "interleaved_to_half"
-    return call.times == 2 and not (is_plain and call.table_layout is None)
 
 
 def _relative(wrong: Tensor, right: Tensor) -> float:

@@ -13,7 +13,7 @@ from rope_core.diagnosis.angles.slopes import measure, measure_gain
 from rope_core.diagnosis.calls import Clues, RotaryCall, predict
 from rope_core.diagnosis.mistake import MISTAKES, Wrong
 from rope_core.diagnosis.ranking import Candidate
-from rope_core.diagnosis.rotation.evidence import RotationEvidence, is_repeated
+from rope_core.diagnosis.rotation.evidence import RotationEvidence
 from rope_core.diagnosis.rotation.geometry import GeometryKey, geometry_key
 from rope_core.diagnosis.rotation.permutation import match_channels, measure_permutation
 from rope_core.errors import RopeError
@@ -157,7 +157,7 @@ class Search:
         """Return whether a mistake is one that angles do not show."""
         if not self.right.times:
             return wrong.times > 0
-        return geometry_key(wrong) != geometry_key(self.right) or is_repeated(wrong)
+        return geometry_key(wrong) != geometry_key(self.right) or wrong.is_repeated
 
     @property
     def _limit(self) -> float:
@@ -167,7 +167,7 @@ class Search:
     def _direct(self, mistakes: tuple[Named, ...], call: RotaryCall) -> list[Candidate]:
         """Return the candidate if `call` itself reproduces the sample."""
         is_mixed = call.table_layout is not None  # of sparse rows, its table says nothing
-        if is_mixed or is_repeated(call) or not bool(self.table(call).weights.any()):
+        if is_mixed or call.is_repeated or not bool(self.table(call).weights.any()):
             if HOPELESS < self.evidence.sample_error(call, FEW) < float("inf"):
                 return []
             error = self.evidence.sample_error(call)
@@ -220,7 +220,7 @@ class Search:
             if wrong.times != 2 and not self._is_structural(wrong):
                 continue
             # what no table shows has to have a name
-            is_shown = not is_repeated(wrong) and bool(self.table(wrong).weights.any())
+            is_shown = not wrong.is_repeated and bool(self.table(wrong).weights.any())
             if is_shown:
                 found += self._name(wrong, first, 1)
             skip = tuple(name for group in EXCLUSIVE if code in group for name in group) or (code,)
