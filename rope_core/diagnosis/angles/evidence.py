@@ -1,5 +1,7 @@
 """What angles or frequencies show, in the form that numbers are fitted to."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -9,8 +11,9 @@ from torch import Tensor
 
 from rope_core.axes.frequency_table import multiply
 from rope_core.diagnosis.angles.angle_table import AngleTable
-from rope_core.diagnosis.calls import RotaryCall, predict
+from rope_core.diagnosis.calls import RotaryCall, predict, rounded
 from rope_core.diagnosis.mistakes.changes import with_rope
+from rope_core.errors import ConfigError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 """float64. Arrays of NumPy: their operations on few numbers cost less than those of tensors."""
@@ -170,7 +173,7 @@ class Frequencies:
             exact = (
                 inv_freq if call.arithmetic_dtype is None else inv_freq.to(call.arithmetic_dtype)
             )
-            inv_freq = exact.to(call.frequencies_dtype)
+            inv_freq = rounded(exact, call.frequencies_dtype)
         return inv_freq.double() * call.positions[0, 0]
 
     def error(self, numbers: Tensor) -> float:
@@ -216,6 +219,18 @@ def in_float64(call: RotaryCall) -> RotaryCall:
     if call.rope.arithmetic == "float64":
         return call
     return with_rope(call, arithmetic="float64")
+
+
+def in_other_arithmetic(call: RotaryCall) -> Iterator[RotaryCall]:
+    """Return the call as code of another arithmetic computes it: transformers', or float32."""
+    exact = in_float64(call)
+    if exact is not call:
+        yield exact
+    else:
+        with suppress(ConfigError):
+            yield with_rope(call, arithmetic="hf")
+    if call.arithmetic_dtype is None:
+        yield replace(exact, arithmetic_dtype=torch.float32)
 
 
 def wrap(angle: Array) -> Array:

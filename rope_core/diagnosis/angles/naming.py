@@ -104,7 +104,7 @@ class Naming:
         if max_mistakes > 1 and not self._is_explained(found):
             for stage in self._pairs.stages():
                 found += stage()
-                if self._is_explained(found):
+                if self._is_explained(found) or self._is_paired(found):
                     break
         return self._verified([trial for trial in found if not self._is_limit(trial, found)])
 
@@ -145,6 +145,11 @@ class Naming:
     def _is_explained(self, trials: Iterable[Trial]) -> bool:
         """Tell whether nothing better can be expected than the best trial."""
         return min(trial.error for trial in trials) <= self._explained
+
+    def _is_paired(self, trials: Iterable[Trial]) -> bool:
+        """Tell whether a pair is so good that more fits are not worth their time."""
+        limit = self._whole.tolerance / 4
+        return any(trial.error <= limit for trial in trials if len(trial.named) > 1)
 
     def _verified(self, trials: Sequence[Trial]) -> list[Candidate]:
         """Return the best trials, compared with the whole evidence."""

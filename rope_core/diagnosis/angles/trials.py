@@ -8,14 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from rope_core.config import Arithmetic
-from rope_core.diagnosis.angles.evidence import Evidence, in_float64
+from rope_core.diagnosis.angles.evidence import Evidence, in_float64, in_other_arithmetic
 from rope_core.diagnosis.angles.fit import fit, refine, round_values
 from rope_core.diagnosis.angles.grid import Build
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import Number
 from rope_core.diagnosis.mistakes import MISTAKES
-from rope_core.diagnosis.mistakes.changes import with_rope
 from rope_core.errors import ConfigError
 
 NEUTRAL = 1e-3
@@ -82,11 +80,10 @@ class Trials:
         error = self.few.error(numbers)
         tolerance = self.few.tolerance
         if tolerance / 50 < error < MANY * tolerance:  # theirs may be of the other arithmetic
-            other: Arithmetic = "hf" if call.rope.arithmetic == "float64" else "float64"
-            with suppress(ConfigError):
-                again = with_rope(call, arithmetic=other)
+            for again in in_other_arithmetic(call):
                 others = self.few.numbers(again)
-                if (less := self.few.error(others)) < error / 2:
+                less = self.few.error(others)
+                if less < error / 2 or less <= tolerance < error:
                     call, numbers, error = again, others, less
         return Trial(named, call, numbers, error, is_odd)
 
