@@ -106,7 +106,8 @@ class Naming:
                 found += stage()
                 if self._is_explained(found) or self._is_paired(found):
                     break
-        return self._verified([trial for trial in found if not self._is_limit(trial, found)])
+        ignored = [t for t in found if any(code == "scaling_ignored" for code, _ in t.named)]
+        return self._verified([trial for trial in found if not self._is_limit(trial, ignored)])
 
     def _is_limit(self, trial: Trial, others: Sequence[Trial]) -> bool:
         """Tell whether a fitted length only mimics a variant without effect.
