@@ -55,7 +55,7 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
         distances = torch.cdist(x[:, shape.rest_read].mT, y[:, left].mT)
         goes_to[shape.rest_write] = left[distances.argmin(1)]
     if _is_sparse(x):  # each token shows one pair
-        evidence = replace(evidence, size=SPARSE_ROWS)
+        evidence = _with_more_tokens(evidence)
     orders = []
     for one, other in ((first, second), (second, first)):
         goes_to[shape.write[0]], goes_to[shape.write[1]] = one, other
@@ -94,7 +94,7 @@ def match_channels(
     if _distances(call, index[::step], before[::step], after[::step], limit) is None:
         return None  # a few tokens refuse most calls
     if _is_sparse(before):
-        index, before, after = replace(evidence, size=SPARSE_ROWS).sample(call.position_axis)
+        index, before, after = _with_more_tokens(evidence).sample(call.position_axis)
     found = _distances(call, index, before, after, limit)
     return None if found is None else _assigned(*found)
 
@@ -132,6 +132,11 @@ def _assigned(distances: Tensor, energy: Tensor) -> tuple[int, ...] | None:
             permutation[channel] = best = int(distances[channel].argmin())
             distances[:, best] = torch.inf
     return None if permutation == [*range(len(permutation))] else tuple(permutation)
+
+
+def _with_more_tokens(evidence: RotationEvidence) -> RotationEvidence:
+    """Return the evidence with a sample of SPARSE_ROWS heads of tokens, if it has fewer."""
+    return replace(evidence, size=max(evidence.size, SPARSE_ROWS // evidence.shape[2]))
 
 
 def _is_sparse(x: Tensor) -> bool:
