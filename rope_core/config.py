@@ -261,7 +261,8 @@ def _check_fields(rope: RopeConfig) -> None:
 
 def _check_frequencies(rope: RopeConfig) -> None:
     inv_freq = rope.frequency_table.inv_freq
-    if len(inv_freq) not in (rope.half, rope.rotary_dim) or len(inv_freq) % rope.blocks:
+    angles = rope.rotary_dim if rope.axes == "xdrope" else rope.half
+    if len(inv_freq) != angles or len(inv_freq) % rope.blocks:
         raise ConfigError("rotary_dim", f"twice the {len(inv_freq)} angles", rope.rotary_dim)
     if not bool((inv_freq.abs() <= MAX_INV_FREQ).all()):  # true for NaN
         expected = f"such that no scaled frequency is above {MAX_INV_FREQ:g}"

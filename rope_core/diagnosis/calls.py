@@ -58,6 +58,12 @@ class RotaryCall:
     """Positions are multiplied by frequencies in it; None for the arithmetic of `rope`."""
 
     @property
+    def is_repeated(self) -> bool:
+        """Whether it is applied twice, and that is no rotation of the same pairs."""
+        is_plain = self.rope.is_rotation and self.rope.layout != "interleaved_to_half"
+        return self.times == 2 and not (is_plain and self.table_layout is None)
+
+    @property
     def slots(self) -> Tensor:
         """The index of each token in its row, float64 `[T]`."""
         rows, tokens, _ = self.shape
@@ -79,20 +85,27 @@ def predict(call: RotaryCall, index: Tensor | None = None) -> Tensor:
     if call.times == 0:
         return torch.ones((positions.shape[1], len(inv_freq)), dtype=torch.complex128)
     if call.frequencies_dtype is not None:
-        inv_freq = inv_freq.to(call.frequencies_dtype)
+        inv_freq = rounded(inv_freq, call.frequencies_dtype)
     if call.positions_dtype is not None:
-        positions = positions.to(call.positions_dtype)
+        positions = rounded(positions, call.positions_dtype)
     table = replace(table, inv_freq=inv_freq.to(dtype))
     rows = positions.to(dtype).expand(table.num_axes, -1)
     radians = table.angles(rows, table)
     if call.angles_dtype is not None:
-        radians = radians.to(call.angles_dtype)
+        radians = rounded(radians, call.angles_dtype)
     radians = radians.double() * (-call.times if rope.negative else call.times)
     gain = rope.attention_scaling if call.gain is None else call.gain
     magnitude: Tensor = torch.full_like(radians, gain**call.times)
     if rope.rope_type == "xpos":
         magnitude *= xpos_scale(positions[0].double(), rope, is_shift=False)
     return torch.polar(magnitude.abs(), radians) * (1 if gain**call.times >= 0 else -1)
+
+
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `x` rounded to a dtype, as NumPy does. PyTorch rounds to float16 by way of float32."""
+    if x.dtype == torch.float64 and dtype == torch.float16:
+        return torch.from_numpy(x.numpy().astype("float16"))
+    return x.to(dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,22 @@ def next_probe(told: Sequence[Candidate], right: RotaryCall, *, agrees: bool) ->
     return None
 
 
+def next_probe_of_frequencies(told: Sequence[Candidate]) -> str | None:
+    """Return what to send in place of frequencies, None if no table tells the candidates apart."""
+    tables = [_table(candidate.call, float(candidate.call.positions[0, 0])) for candidate in told]
+    for other in tables[1:]:
+        if other.shape == tables[0].shape:
+            clear = ((other - tables[0]).abs().amax(1) > CLEAR).nonzero().flatten()
+            if len(clear):
+                return f"send a table at positions 1 and {POSITIONS[int(clear[0])]}"
+    return None
+
+
+def _table(call: RotaryCall, scale: float) -> Tensor:
+    at = (scale * torch.tensor(POSITIONS, dtype=torch.float64)).expand(call.rope.num_axes, -1)
+    return predict(replace(call, positions=at))
+
+
 def _at_probes(positions: Tensor, right: Tensor) -> Tensor | None:
     """Return the positions that a call has at POSITIONS: float64 `[P]`.
 

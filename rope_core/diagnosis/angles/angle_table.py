@@ -35,8 +35,21 @@ class AngleTable:
         """Return |evidence - predicted| / |predicted|, of complex128 `[T, n]`."""
         if predicted.shape != self.z.shape:
             return float("inf")
-        difference = torch.view_as_real(self.z - predicted).square().sum(-1)
-        energy = torch.view_as_real(predicted).square().sum(-1)
-        wrong = float((difference * self.weights).sum()) + self.misfit
-        right = float((energy * self.weights).sum()) + self.rest
+        scale = self.weights.sqrt()
+        wrong = _energy((self.z - predicted) * scale) + self.misfit
+        right = _energy(predicted * scale) + self.rest
         return (wrong / right) ** 0.5 if right else float("inf")
+
+    def noise(self) -> float:
+        """Return the relative error that the magnitudes show: the rounding of the evidence."""
+        total = float(self.weights.sum())
+        if not total:
+            return 0.0
+        gain = float((self.z.abs() * self.weights).sum()) / total
+        spread = float(((self.z.abs() - gain).square() * self.weights).sum() / total)
+        return spread**0.5 / gain if gain else 0.0
+
+
+def _energy(x: Tensor) -> float:
+    flat = torch.view_as_real(x).flatten()
+    return float(flat.dot(flat))

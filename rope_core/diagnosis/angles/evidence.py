@@ -1,16 +1,28 @@
 """What angles or frequencies show, in the form that numbers are fitted to."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rope_core.axes.frequency_table import multiply
 from rope_core.diagnosis.angles.angle_table import AngleTable
-from rope_core.diagnosis.calls import RotaryCall, predict
+from rope_core.diagnosis.calls import RotaryCall, predict, rounded
+from rope_core.diagnosis.mistakes.changes import with_rope
+from rope_core.errors import ConfigError
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+"""float64. Arrays of NumPy: their operations on few numbers cost less than those of tensors."""
 
 HALF_STEP = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
 """Relative error of rounding to half precision."""
+
+FREQUENT = torch.cat((torch.arange(-512.0, 513.0), torch.tensor([1e3, 2e3, 5e3]))).double()
+"""Offsets of positions that are all compared."""
 
 FLOAT32_STEP = 2.0**-24
 
@@ -26,8 +38,12 @@ class Evidence(Protocol):
         """Largest relative error that is no difference."""
 
     @property
-    def weights(self) -> Tensor:
-        """Return how much each number counts, float64 `[m]`."""
+    def explained(self) -> float:
+        """Relative error of an explanation that no other can be 10 times better than."""
+
+    @property
+    def weights(self) -> Array:
+        """Return how much each number counts, `[m]`."""
 
     @property
     def shape(self) -> torch.Size:
@@ -39,16 +55,22 @@ class Evidence(Protocol):
     def error(self, numbers: Tensor) -> float:
         """Return the relative error of the evidence from `numbers`; infinite if sizes differ."""
 
-    def smooth(self, call: RotaryCall) -> Tensor:
-        """Return what is linear in the fitted numbers, float64 `[m]`, without any rounding."""
+    def smooth(self, call: RotaryCall) -> Array:
+        """Return what is linear in the fitted numbers, `[m]`, without any rounding."""
 
-    def residual(self, smooth: Tensor) -> Tensor:
+    def residual(self, smooth: Array) -> Array:
         """Return how far the evidence is from `smooth`."""
 
-    def likeness(self, residual: Tensor) -> Tensor:
+    def likeness(self, residual: Array) -> Array:
         """Return 1 where there is no residual, and 0 on average where it is random."""
 
-    def noise(self, smooth: Tensor, step: float) -> Tensor:
+    def least_error(self, residual: Array) -> float:
+        """Return a relative error that residuals of at least these sizes, `[m]`, exceed."""
+
+    def offsets(self, call: RotaryCall, count: int) -> list[int]:
+        """Return the whole numbers by which positions are off, best first; none if unknown."""
+
+    def noise(self, smooth: Array, step: float) -> Array:
         """Return the standard deviation of the residuals, if angles are rounded by `step`."""
 
 
@@ -57,21 +79,25 @@ class Angles:
     """Angles of tokens; a residual is known up to whole turns."""
 
     table: AngleTable
-    weights: Tensor
-    """float64 `[m]`: mean 1, unless single numbers have nearly all weight."""
+    weights: Array
+    """`[m]`: mean 1, unless single numbers have nearly all weight."""
 
-    phase: Tensor
-    """float64 `[m]`: the angles, in (-pi, pi]."""
+    phase: Array
+    """`[m]`: the angles, in (-pi, pi]."""
 
     @classmethod
     def of(cls, table: AngleTable) -> "Angles":
         """Return the angles of a table."""
         weights = (table.weights / table.weights.mean().clamp_min(1e-300)).clamp_max(8).flatten()
-        return cls(table, weights, table.z.angle().flatten())
+        return cls(table, weights.numpy(), table.z.angle().flatten().numpy())
 
     @property
     def tolerance(self) -> float:
         return self.table.tolerance
+
+    @property
+    def explained(self) -> float:
+        return max(self.tolerance / 10, min(10 * self.table.noise(), self.tolerance))
 
     @property
     def shape(self) -> torch.Size:
@@ -83,31 +109,59 @@ class Angles:
     def error(self, numbers: Tensor) -> float:
         return self.table.relative_error(numbers)
 
-    def smooth(self, call: RotaryCall) -> Tensor:
-        return radians(call, self.table.index).flatten()
+    def smooth(self, call: RotaryCall) -> Array:
+        return radians(call, self.table.index).numpy().reshape(-1)
 
-    def residual(self, smooth: Tensor) -> Tensor:
+    def residual(self, smooth: Array) -> Array:
         return wrap(self.phase - smooth)
 
-    def likeness(self, residual: Tensor) -> Tensor:
-        return residual.cos()
+    def likeness(self, residual: Array) -> Array:
+        return np.cos(residual)
 
-    def noise(self, smooth: Tensor, step: float) -> Tensor:
-        return 0.1 * min(self.tolerance, 0.02) + 1e-6 + smooth.abs() * (step + FLOAT32_STEP)
+    def least_error(self, residual: Array) -> float:
+        energy = self.table.weights.numpy().reshape(-1)
+        across = np.sin(np.minimum(np.abs(residual), np.pi / 2))
+        right = float(energy.sum()) + self.table.rest
+        return float((energy @ across**2 / right) ** 0.5) if right else 0.0
+
+    def offsets(self, call: RotaryCall, count: int) -> list[int]:
+        table = in_float64(call).rope.frequency_table
+        numbers = self.numbers(call)
+        if table.angles is not multiply or numbers.shape != self.shape:
+            return []
+        # an offset o turns the pair n by o * inv_freq[n]
+        likeness = (self.table.z * numbers.conj() * self.table.weights).sum(0)
+        turns = (
+            FREQUENT[:, None] * table.inv_freq * (-call.times if call.rope.negative else call.times)
+        )
+        score = (torch.polar(torch.ones_like(turns), -turns) * likeness).real.sum(1)
+        best = FREQUENT[score.topk(count + 1).indices].tolist()
+        return [round(offset) for offset in best if offset][:count]
+
+    def noise(self, smooth: Array, step: float) -> Array:
+        return 0.1 * min(self.tolerance, 0.02) + 1e-6 + np.abs(smooth) * (step + FLOAT32_STEP)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frequencies:
-    """A row of frequencies. Its numbers are those at the position that the call has."""
+    """A row of frequencies, of whatever direction."""
 
     row: Tensor
     """float64 `[n]`."""
 
+    weights: Array
+    """1 for frequencies that are known, `[n]`."""
+
     tolerance: float
 
+    @classmethod
+    def of(cls, row: Tensor, tolerance: float) -> "Frequencies":
+        """Return a row of frequencies, float64 `[n]`."""
+        return cls(row, ((row != 0) & row.isfinite()).double().numpy(), tolerance)
+
     @property
-    def weights(self) -> Tensor:
-        return ((self.row != 0) & self.row.isfinite()).double()
+    def explained(self) -> float:
+        return self.tolerance / 10
 
     @property
     def shape(self) -> torch.Size:
@@ -119,9 +173,8 @@ class Frequencies:
             exact = (
                 inv_freq if call.arithmetic_dtype is None else inv_freq.to(call.arithmetic_dtype)
             )
-            inv_freq = exact.to(call.frequencies_dtype)
-        sign = -1 if call.rope.negative else 1
-        return inv_freq.double() * call.positions[0, 0] * sign
+            inv_freq = rounded(exact, call.frequencies_dtype)
+        return inv_freq.double() * call.positions[0, 0]
 
     def error(self, numbers: Tensor) -> float:
         if numbers.shape != self.row.shape:
@@ -129,18 +182,27 @@ class Frequencies:
         right = float(numbers.norm())
         return float((self.row - numbers).norm()) / right if right else float("inf")
 
-    def smooth(self, call: RotaryCall) -> Tensor:
-        return radians(call, None)[0].abs().clamp_min(1e-300).log()
+    def smooth(self, call: RotaryCall) -> Array:
+        logarithm: Array = radians(call, None)[0].abs().clamp_min(1e-300).log().numpy()
+        return logarithm
 
-    def residual(self, smooth: Tensor) -> Tensor:
+    def residual(self, smooth: Array) -> Array:
         both = (self.weights > 0) & (smooth > -600)
-        return torch.where(both, self.row.abs().clamp_min(1e-300).log() - smooth, 0)
+        row = np.log(np.maximum(np.abs(self.row.numpy()), 1e-300))
+        return np.where(both, row - smooth, 0)
 
-    def likeness(self, residual: Tensor) -> Tensor:
-        return (-residual.square()).exp()
+    def likeness(self, residual: Array) -> Array:
+        return np.exp(-(residual**2))
 
-    def noise(self, smooth: Tensor, step: float) -> Tensor:
-        return torch.full_like(smooth, 1e-6 + step)
+    def least_error(self, residual: Array) -> float:
+        wrong = self.row.numpy() * (1 - np.exp(-np.abs(residual)))
+        return float(np.linalg.norm(wrong) / max(float(self.row.norm()), 1e-300))
+
+    def offsets(self, call: RotaryCall, count: int) -> list[int]:
+        return []
+
+    def noise(self, smooth: Array, step: float) -> Array:
+        return np.full_like(smooth, 1e-6 + step)
 
 
 def radians(call: RotaryCall, index: Tensor | None) -> Tensor:
@@ -156,12 +218,24 @@ def in_float64(call: RotaryCall) -> RotaryCall:
     """Return the call with exact frequencies."""
     if call.rope.arithmetic == "float64":
         return call
-    return replace(call, rope=replace(call.rope, arithmetic="float64"))
+    return with_rope(call, arithmetic="float64")
 
 
-def wrap(angle: Tensor) -> Tensor:
-    """Return angles in [-pi, pi)."""
-    return torch.remainder(angle + torch.pi, 2 * torch.pi) - torch.pi
+def in_other_arithmetic(call: RotaryCall) -> Iterator[RotaryCall]:
+    """Return the call as code of another arithmetic computes it: transformers', or float32."""
+    exact = in_float64(call)
+    if exact is not call:
+        yield exact
+    else:
+        with suppress(ConfigError):
+            yield with_rope(call, arithmetic="hf")
+    if call.arithmetic_dtype is None:
+        yield replace(exact, arithmetic_dtype=torch.float32)
+
+
+def wrap(angle: Array) -> Array:
+    """Return angles in [-pi, pi]."""
+    return angle - (2 * np.pi) * np.rint(angle / (2 * np.pi))
 
 
 def subset(table: AngleTable, tokens: Tensor) -> AngleTable:

@@ -1,8 +1,8 @@
 """Mistakes of positions with several axes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 import torch
@@ -86,9 +86,9 @@ def axes_order(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     "rotation",
     "table",
     "attention",
-    text="The axes have sections {mrope_section}, {arrangement}.",
-    remedy="Follow mrope_section of the config, and mrope_interleaved: of interleaved sections the"
-    " axes alternate, which is not the layout of pairs.",
+    text="The axes have {arrangement}.",
+    remedy="Follow mrope_section or axes_dim of the config, and mrope_interleaved: of interleaved"
+    " sections the axes alternate, which is not the layout of pairs.",
 )
 def sections_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     """The pairs of each axis are others: other numbers, or interleaved sections read as blocks.
@@ -105,6 +105,8 @@ def sections_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     Source: Qwen3-VL #209.
     """
     rope = call.rope
+    if rope.axes == "axial":
+        yield from _axial_sections(call, clues)
     if rope.axes not in SECTIONED:
         return
     given: Any = dict(rope.axes_parameters)["mrope_section"]
@@ -113,7 +115,8 @@ def sections_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     choices = [(other, given)]
     choices += [(scheme, sections) for sections in known for scheme in (rope.axes, other)]
     if clues.axis is not None and len(clues.axis) == rope.half:
-        choices += [("mrope", _blocks(clues.axis)), (SECTIONED[1], _interleaved(clues.axis))]
+        choices.append(("mrope", _blocks(clues.axis, (0, 1, 2))))
+        choices.append((SECTIONED[1], _interleaved(clues.axis)))
 
     def change(choice: tuple[str, Any]) -> RotaryCall:
         scheme, sections = choice
@@ -123,22 +126,48 @@ def sections_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
 
     for found, wrong in each("choice", choices, call, change):
         scheme, sections = found["choice"]
-        arrangement = "in blocks" if scheme == "mrope" else "interleaved"
+        name = "blocks" if scheme == "mrope" else "interleaved sections"
+        arrangement = f"{name} of {[*sections]} pairs"
         yield {"mrope_section": [*sections], "arrangement": arrangement}, wrong
 
 
-def _blocks(axis: Tensor) -> tuple[int, ...]:
-    """Return the sections in blocks that agree with most measured axes, `[n]`; -1 is unknown."""
-    count = len(axis)
-    first, second, third = (
-        torch.cat((torch.zeros(1), (axis == one).cumsum(0))) for one in range(3)
-    )
-    ends = torch.arange(count + 1)
-    agreed = (first - second)[:, None] + (second - third)[None]
-    agreed = agreed.masked_fill(ends[:, None] > ends[None], -1 - count)
-    best = int(agreed.argmax())
-    one, two = divmod(best, count + 1)
-    return one, two - one, count - two
+def _axial_sections(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
+    """Return the calls whose axes have blocks of other widths."""
+    given: dict[str, Any] = dict(call.rope.axes_parameters)
+    axes = call.rope.num_axes
+    order = given.get("axes_order") or tuple(range(axes))
+    equal = call.rope.half // axes
+    rest = call.rope.half - equal * (axes - 1)
+    blocks = [(rest, *(equal,) * (axes - 1)), (*(equal,) * (axes - 1), rest)]
+    if clues.axis is not None and len(clues.axis) == call.rope.half:
+        blocks.insert(0, _blocks(clues.axis, order))
+    widths = [tuple(2 * block[order.index(axis)] for axis in range(axes)) for block in blocks]
+
+    def change(axes_dim: tuple[int, ...]) -> RotaryCall:
+        return with_rope(call, axes_parameters=tuple((given | {"axes_dim": axes_dim}).items()))
+
+    for found, wrong in each("axes_dim", dict.fromkeys(widths), call, change):
+        axes_dim = [*found["axes_dim"]]
+        yield {"axes_dim": axes_dim, "arrangement": f"blocks of {axes_dim} channels"}, wrong
+
+
+def _blocks(axis: Tensor, order: Sequence[int]) -> tuple[int, ...]:
+    """Return the sizes of blocks that agree with most measured axes, `[n]`; -1 is unknown.
+
+    Args:
+        axis: measured.
+        order: axis of each block.
+    """
+    agreed = [torch.cat((torch.zeros(1), (axis == one).cumsum(0))) for one in order]
+    best, begins = agreed[0], []  # best[e]: pairs that agree, if the blocks so far end at e
+    for row in agreed[1:]:
+        begin = (best - row).cummax(0)
+        begins.append(begin.indices)
+        best = begin.values + row
+    ends = [len(axis)]
+    for begin in reversed(begins):
+        ends.append(int(begin[ends[-1]]))
+    return tuple(end - begin for end, begin in pairwise((*ends, 0)))[::-1]
 
 
 def _interleaved(axis: Tensor) -> tuple[int, ...]:

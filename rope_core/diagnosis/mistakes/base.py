@@ -1,13 +1,22 @@
 """Mistakes of the base of the frequencies and of the width of their exponents."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import torch
+
+from rope_core.config import DEFAULT_THETA
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import EVERY, Number, Wrong, mistake
 from rope_core.diagnosis.mistakes.changes import each, with_rope
+from rope_core.frequencies import VARIANTS
 
 BASES = (10_000.0, 500_000.0, 1_000_000.0)
 """Bases that code has by default."""
+
+
+LISTED = ("ntk", "ntk_alpha", "dynamic", "proportional")
+"""Variants whose factor depends on the width of the exponents, or whose width may be far away."""
 
 
 def _base(call: RotaryCall) -> float | None:
@@ -19,7 +28,7 @@ BASE = Number(
     parameter="theta",
     value=_base,
     vary=lambda call, theta: with_rope(call, theta=theta),
-    starts=lambda call: (100 * 2.0**power for power in range(25)),
+    starts=lambda call: (*BASES, *(100 * 2.0**power for power in range(25))),
 )
 
 
@@ -78,10 +87,30 @@ def exponent_width_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     if _base(call) is None or rope.axes in ("axial", "axial_ntk", "axial_alternating"):
         return
     widths = [other for other in dict.fromkeys((rope.head_dim, rotated)) if other not in (0, width)]
-    # theta ** (-2i / other) = (theta ** (width / other)) ** (-2i / width)
-    yield from each(
-        "width",
-        widths,
+    yield from each("width", widths, call, lambda other: _with_width(call, width, other))
+
+
+def _with_width(call: RotaryCall, width: int, other: int) -> RotaryCall:
+    """Return the call with exponents that are divided by `other`.
+
+    theta ** (-2i / other) = (theta ** (width / other)) ** (-2i / width), so that another base does
+    it. Variants that raise a factor to a power of the width have the frequencies as a list.
+
+    Raises:
+        ConfigError: no rope has these frequencies.
+    """
+    rope = call.rope
+    if rope.rope_type not in LISTED or rope.axes is not None:
+        return with_rope(call, theta=float(rope.theta ** (width / other)))
+    parameters: dict[str, Any] = dict(rope.parameters)
+    if rope.rope_type == "proportional":  # the pairs that turn are those of the right rope
+        parameters["partial_rotary_factor"] = 1.0
+    row, _ = VARIANTS[rope.rope_type].function(rope.theta, other, torch.float64, **parameters)
+    listed = [*row[: rope.half].tolist(), *[0.0] * (rope.half - len(row))]
+    return with_rope(
         call,
-        lambda other: with_rope(call, theta=float(rope.theta ** (width / other))),
+        rope_type="inv_freq",
+        theta=DEFAULT_THETA,
+        frequency_dim=None,
+        parameters=(("inv_freq", tuple(listed)),),
     )

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 
+from rope_core.config import RopeConfig
 from rope_core.diagnosis.calls import RotaryCall
 from rope_core.diagnosis.mistake import Wrong
 from rope_core.errors import ConfigError
@@ -18,7 +20,13 @@ def with_rope(call: RotaryCall, **fields: Any) -> RotaryCall:
     Raises:
         ConfigError: no rope has these fields.
     """
-    return replace(call, rope=replace(call.rope, **fields))
+    return replace(call, rope=_changed(call.rope, tuple(fields.items())))
+
+
+@lru_cache(maxsize=4096)
+def _changed(rope: RopeConfig, fields: tuple[tuple[str, Any], ...]) -> RopeConfig:
+    """Return a rope with other fields. Searches make the same ropes again and again."""
+    return replace(rope, **dict(fields))
 
 
 def with_parameters(call: RotaryCall, **values: Any) -> RotaryCall:

@@ -9,6 +9,9 @@ from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import EVERY, Number, Wrong, mistake
 from rope_core.diagnosis.mistakes.changes import powers_of_two
 
+MAX_ROUNDING = 0.01
+"""Largest relative change of a measured offset to a plainer one."""
+
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -43,8 +46,16 @@ def position_offset(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     Source: VeloxQuant-MLX #138, fla #766, executorch #2010, rotary-embedding-torch #11,
         hipfire #391.
     """
-    for offset in (-1.0, 1.0):
-        yield {"offset": int(offset)}, replace(call, positions=call.positions + offset)
+    measured = () if clues.position_offset is None else _whole_near(clues.position_offset)
+    for offset in dict.fromkeys((-1, 1, *measured)):
+        yield {"offset": offset}, replace(call, positions=call.positions + float(offset))
+
+
+def _whole_near(offset: float) -> list[int]:
+    """Return whole numbers near a measured offset, plainest first, without 0."""
+    near = [float(f"{offset:.{digits}e}") for digits in range(3)]
+    limit = max(0.5, MAX_ROUNDING * abs(offset))
+    return [round(one) for one in (*near, offset) if abs(one - offset) <= limit and round(one)]
 
 
 @mistake(
@@ -56,7 +67,7 @@ def position_offset(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
         parameter="scale",
         value=lambda call: 1.0,
         vary=lambda call, scale: replace(call, positions=call.positions * scale),
-        starts=lambda call: (2.0**power for power in range(-7, 8)),
+        starts=lambda call: (1 / 3, 3.0, *(2.0**power for power in range(-7, 8))),
     ),
 )
 def position_scaled(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
@@ -71,7 +82,7 @@ def position_scaled(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     MLX: `scale` of `mx.fast.rope` multiplies positions: it is 1 / factor.
     Source: mlx-vlm #1709, mlxcel #1340, llama.cpp #14367, LongLoRA #181.
     """
-    for scale in (*powers_of_two(-6, -1), *powers_of_two(1, 6)):
+    for scale in (*powers_of_two(-6, -1), 1 / 3, 3.0, *powers_of_two(1, 6)):
         yield {"scale": scale}, replace(call, positions=call.positions * scale)
 
 

@@ -119,6 +119,8 @@ def scaling_other_type(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     known["length"] = parameter(call, "length") or last
     if known.get(LONGEST) is None and clues.resolved is not None and clues.resolved.lengths.allowed:
         known[LONGEST] = clues.resolved.lengths.allowed
+    if known.get(ORIGINAL) is None:
+        known[ORIGINAL] = known.get(LONGEST)
 
     def change(other: str) -> RotaryCall:
         names = VARIANTS[other].parameters

@@ -172,10 +172,9 @@ def rotary_dim_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     for width in dict.fromkeys(widths):
         if width % 2 == 0 and 0 < width < rope.head_dim and width != rope.rotary_dim:
             yield from _with_rotary_dim(call, width)
-        elif width == clues.rotary_dim and width > rope.head_dim:  # of a table: a wider head
-            with suppress(ConfigError):
-                wrong = replace(rope, head_dim=width, rotary_dim=width)
-                yield {"rotary_dim": width}, replace(call, rope=wrong)
+    if clues.rotary_dim and clues.rotary_dim > rope.head_dim:  # a table of a wider head
+        wider = replace(call, rope=replace(rope, head_dim=clues.rotary_dim))
+        yield from _with_rotary_dim(wider, clues.rotary_dim)
 
 
 def _with_rotary_dim(call: RotaryCall, width: int) -> Iterator[Wrong]:
@@ -184,7 +183,7 @@ def _with_rotary_dim(call: RotaryCall, width: int) -> Iterator[Wrong]:
     changes: list[dict[str, object]] = [{}]
     if rope.rope_type == "proportional":  # an ordinary partial rotation in its place
         plain: dict[str, object] = {"rope_type": "default", "parameters": ()}
-        changes = [{**plain, "frequency_dim": rope.rotary_dim}, plain]
+        changes += [{**plain, "frequency_dim": rope.rotary_dim}, plain]
     for change in changes:
         with suppress(ConfigError):  # lists and sections are of one width
             wrong = replace(rope, rotary_dim=width, **change)  # type: ignore[arg-type]

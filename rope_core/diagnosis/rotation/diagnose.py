@@ -227,11 +227,10 @@ def _tolerance(
 ) -> float:
     """Return the default tolerance.
 
-    It follows the rms of the expected angles. If the evidence exceeds it, angles count as much as
+    It follows the rms of the expected angles; of a layer that does not rotate, of those that its
+    rope would have. If the evidence exceeds it, angles count as much as
     the energy that they rotate: an outlier in a fast pair has a larger error in float32.
     """
-    if not right.times:
-        return default_tolerance(dtype, 0.0)
     table = right.rope.frequency_table
     step = -(-right.positions.shape[1] * len(table.inv_freq) // ANGLES)
     exact = replace(table, inv_freq=table.inv_freq.double())

@@ -85,11 +85,22 @@ class RotationEvidence:
             rest=rest,
         )
 
-    def sample_error(self, call: RotaryCall, step: int = 1) -> float:
-        """Return |after - reproduced| / |reproduced| of the sample, of every `step`-th token."""
-        index, before, after = (t[::step] for t in self.sample(call.position_axis))
+    def sample_error(self, call: RotaryCall, count: int | None = None) -> float:
+        """Return |after - reproduced| / |reproduced| of the sample, or of about `count` tokens."""
+        sample = self.sample(call.position_axis)
+        step = 1 if count is None else max(1, len(sample[0]) // count)
+        index, before, after = (t[::step] for t in sample)
         reproduced = reproduce(call, before, index)
         return _relative((after - reproduced).square().sum(), reproduced.square().sum())
+
+    def gain(self, call: RotaryCall) -> float | None:
+        """Return the factor of the rotated channels that fits the sample best, if it is above 0."""
+        index, before, after = self.sample(call.position_axis)
+        write = geometry(call).write.flatten()
+        given = reproduce(replace(call, gain=1.0), before, index)[..., write]
+        energy = float(given.square().sum())
+        product = float((given * after[..., write]).sum())
+        return product / energy if product > 0 and energy else None
 
     def error(self, call: RotaryCall) -> float:
         """Return |after - reproduced| / |reproduced| of all tokens."""
@@ -104,17 +115,10 @@ class RotationEvidence:
 
 def reproduce(call: RotaryCall, before: Tensor, index: Tensor) -> Tensor:
     """Return what `call` makes of tokens: `[T', H, D]`, index `[T']`."""
-    if is_repeated(call):
-        once = replace(call, times=1)
-        return reproduce(once, reproduce(once, before, index), index)
+    if call.is_repeated:
+        first, second = replace(call, times=1, permutation=None), replace(call, times=1)
+        return reproduce(second, reproduce(first, before, index), index)
     return rotate_by(before, predict(call, index), geometry(call))
-
-
-def is_repeated(call: RotaryCall) -> bool:
-    """Return whether a rotation that is applied twice is no rotation of the same pairs."""
-    rope = call.rope
-    is_plain = rope.is_rotation and rope.layout != "interleaved_to_half"
-    return call.times == 2 and not (is_plain and call.table_layout is None)
 
 
 def _relative(wrong: Tensor, right: Tensor) -> float:

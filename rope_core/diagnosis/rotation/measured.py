@@ -12,6 +12,12 @@ from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.result import Measured
 from rope_core.diagnosis.rotation.search import Search, wrong_calls
 
+VAGUE = 0.1
+"""Relative error of a frequency from which on the frequency is not decided."""
+
+ROUNDED = 0.1
+"""Error of an angle due to the dtype, as a part of the tolerance."""
+
 
 def measured_numbers(
     search: Search, shown: RotaryCall, *, is_known: bool
@@ -52,22 +58,21 @@ def from_angles(
         rope_type: of the rope that gives the angles, None if no rope is known to.
         structure: the fields of `Measured` about channels.
     """
-    slope, phase = clues.inv_freq, clues.phase
-    if slope is None or phase is None:
+    if clues.inv_freq is None or clues.phase is None:
         return None, None
-    decided = slope.isfinite()
+    slope = clues.inv_freq
+    known = slope.isfinite()
     direction = None
-    if bool((slope[decided] != 0).any()):
-        direction = (
-            1 if float((slope[decided].sign() * slope[decided].abs().sqrt()).sum()) > 0 else -1
-        )
+    if bool((slope[known] != 0).any()):
+        direction = 1 if float((slope[known].sign() * slope[known].abs().sqrt()).sum()) > 0 else -1
     fit = None
-    if len(table.positions) == 1 and bool(decided.any()):
-        angles = table.positions[0, :, None] * slope.nan_to_num() + phase.nan_to_num()
-        gains = torch.full_like(angles, clues.gain or 0.0)
-        model = torch.where(decided, torch.polar(gains, angles), table.z)
+    if len(table.positions) == 1 and bool(known.any()):
+        gains = torch.full_like(table.weights, clues.gain or 0.0)
+        model = torch.where(known, torch.polar(gains, _angles(table, clues)), table.z)
         fit = table.relative_error(model)
-    theta = scaled_base(slope.abs())
+    error = _slope_errors(table, clues)
+    decided = known & (error <= VAGUE * slope.abs())
+    theta = scaled_base(slope.where(decided, math.nan).abs())
     if direction is None:
         rope_type = None
     elif rope_type is None and theta is not None:
@@ -83,7 +88,47 @@ def from_angles(
         unresolved_pairs=tuple((~decided).nonzero().flatten().tolist()),
         **structure,
     )
-    return measured, (slope.nan_to_num() * (direction or 1)).float()
+    return measured, (slope.where(decided, 0) * (direction or 1)).float()
+
+
+def _angles(table: AngleTable, clues: Clues) -> Tensor:
+    """Return the angles of the measured lines, `[T, n]`, 0 for pairs without one."""
+    assert clues.inv_freq is not None, "the caller has them"
+    assert clues.phase is not None, "the caller has them"
+    axis = torch.zeros_like(clues.inv_freq).long() if clues.axis is None else clues.axis
+    positions = table.positions[axis.clamp_min(0)].mT
+    return positions * clues.inv_freq.nan_to_num() + clues.phase.nan_to_num()
+
+
+def _slope_errors(table: AngleTable, clues: Clues) -> Tensor:
+    """Return how far off the measured frequencies may be, `[n]`.
+
+    Infinity for a pair without tokens as near to each other as those of others: whole turns are
+    lost between them.
+    """
+    assert clues.inv_freq is not None, "the caller has them"
+    axis = torch.zeros_like(clues.inv_freq).long() if clues.axis is None else clues.axis
+    positions = table.positions[axis.clamp_min(0)].mT
+    turned = torch.polar(torch.ones_like(table.weights), -_angles(table, clues))
+    total = table.weights.sum(0).clamp_min(1e-300)
+    mean = (positions * table.weights).sum(0) / total
+    spread = ((positions - mean).square() * table.weights).sum(0) / total
+    misfit = ((table.z * turned).angle().square() * table.weights).sum(0) / total
+    count = (table.weights > 0).sum(0).clamp_min(1)  # a line hides the noise of few tokens
+    noise = misfit.sqrt().maximum(ROUNDED * table.tolerance / (count - 2).clamp_min(1))
+    error = noise / (spread * count).sqrt().clamp_min(1e-300)
+    if bool((table.weights > 0).all()):
+        return error
+    gaps = torch.stack(
+        [_least_gap(p[w > 0]) for p, w in zip(positions.mT, table.weights.mT, strict=True)]
+    )
+    return error.where(gaps <= gaps.amin(), torch.inf)
+
+
+def _least_gap(positions: Tensor) -> Tensor:
+    """Return the least distance between two of the positions, infinity if there are no two."""
+    where = torch.unique(positions)
+    return where.diff().amin() if len(where) > 1 else torch.tensor(torch.inf).double()
 
 
 def _best_pairs(search: Search, shown: RotaryCall) -> RotaryCall | None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rope_core.diagnosis.angles.slopes import line_residuals, measure_gain
 from rope_core.diagnosis.calls import RotaryCall, predict
-from rope_core.diagnosis.rotation.evidence import RotationEvidence
+from rope_core.diagnosis.rotation.evidence import RotationEvidence, reproduce
 from rope_core.diagnosis.rotation.geometry import Geometry, geometry
 
 ROWS = 128
@@ -18,6 +18,12 @@ SPARSE_ROWS = 4096
 
 MAX_CHANNELS = 512
 """Widest head whose pairs of channels are searched: their number grows with the square."""
+
+MATCHED = 8
+"""Tokens, about, that refuse an order of the channels before all are looked at."""
+
+CHANCE = 3.0
+"""Channels that belong together are more alike than others, by this factor."""
 
 SPARSE = 1e-3
 """Share of a row's energy outside of one pair, at most, if the row excites this pair only."""
@@ -48,8 +54,8 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
         left = (~inside).nonzero().flatten()
         distances = torch.cdist(x[:, shape.rest_read].mT, y[:, left].mT)
         goes_to[shape.rest_write] = left[distances.argmin(1)]
-    if float((x == 0).double().mean()) > 0.5:  # each token shows one pair
-        evidence = replace(evidence, size=SPARSE_ROWS)
+    if _is_sparse(x):  # each token shows one pair
+        evidence = _with_more_tokens(evidence)
     orders = []
     for one, other in ((first, second), (second, first)):
         goes_to[shape.write[0]], goes_to[shape.write[1]] = one, other
@@ -65,6 +71,76 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
     goes_to[shape.write[1]] = torch.where(is_crossed, first, second)
     permutation = tuple(goes_to.argsort().tolist())
     return None if permutation == tuple(range(len(permutation))) else permutation
+
+
+def match_channels(
+    evidence: RotationEvidence, call: RotaryCall, limit: float
+) -> tuple[int, ...] | None:
+    """Return the permutation with theirs = what `call` gives[..., permutation]; None if none is.
+
+    Channels are compared one by one, whatever pairs or angles they have. A channel that nothing
+    tells from others is taken to be where it should be. There is none if other channels would be
+    nearly as alike by chance.
+
+    Args:
+        evidence: with the sample.
+        call: reproduces the channels, if they are put in another order.
+        limit: largest relative error.
+    """
+    index, before, after = evidence.sample(call.position_axis)
+    if before.shape[-1] > MAX_CHANNELS:
+        return None
+    step = max(1, len(index) // MATCHED)
+    if _distances(call, index[::step], before[::step], after[::step], limit) is None:
+        return None  # a few tokens refuse most calls
+    if _is_sparse(before):
+        index, before, after = _with_more_tokens(evidence).sample(call.position_axis)
+    found = _distances(call, index, before, after, limit)
+    return None if found is None else _assigned(*found)
+
+
+def _distances(
+    call: RotaryCall, index: Tensor, before: Tensor, after: Tensor, limit: float
+) -> tuple[Tensor, Tensor] | None:
+    """Return how far each channel of theirs is from each channel that `call` gives, squared.
+
+    Returns:
+        `[D, D]`, and the energy of each channel of theirs, `[D]`; None if some of theirs is unlike
+        all channels, or if others are nearly as alike.
+    """
+    given = reproduce(call, before, index).flatten(0, -2)
+    theirs = after.flatten(0, -2)
+    energy, energy_out = given.square().sum(0), theirs.square().sum(0)
+    allowed = limit**2 * float(energy.sum())
+    distances = energy_out[:, None] + energy - 2 * theirs.mT @ given
+    alike = float(distances.amin(1).clamp_min(0).sum())
+    if alike > allowed:
+        return None
+    among = energy[:, None] + energy - 2 * given.mT @ given
+    among.diagonal().fill_(torch.inf)
+    if alike > float(among.amin(1).clamp_min(0).sum()) / CHANCE**2:
+        return None
+    distances.diagonal().sub_(allowed / len(energy) ** 2)
+    return distances, energy_out
+
+
+def _assigned(distances: Tensor, energy: Tensor) -> tuple[int, ...] | None:
+    """Return the nearest channel of each, every one once; None if all are in their place."""
+    permutation = distances.argmin(1).tolist()
+    if len(set(permutation)) < len(permutation):
+        for channel in energy.argsort(descending=True).tolist():
+            permutation[channel] = best = int(distances[channel].argmin())
+            distances[:, best] = torch.inf
+    return None if permutation == [*range(len(permutation))] else tuple(permutation)
+
+
+def _with_more_tokens(evidence: RotationEvidence) -> RotationEvidence:
+    """Return the evidence with a sample of SPARSE_ROWS heads of tokens, if it has fewer."""
+    return replace(evidence, size=max(evidence.size, SPARSE_ROWS // evidence.shape[2]))
+
+
+def _is_sparse(x: Tensor) -> bool:
+    return float((x == 0).double().mean()) > 0.5
 
 
 def _rows(evidence: RotationEvidence) -> tuple[Tensor, Tensor]:

@@ -5,16 +5,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from rope_core.diagnosis.angles.angle_table import AngleTable
-from rope_core.diagnosis.angles.naming import name_angles
+from rope_core.diagnosis.angles.naming import Naming
 from rope_core.diagnosis.angles.slopes import measure, measure_gain
 from rope_core.diagnosis.calls import Clues, RotaryCall, predict
 from rope_core.diagnosis.mistake import Wrong
 from rope_core.diagnosis.mistakes import MISTAKES
 from rope_core.diagnosis.ranking import Candidate
-from rope_core.diagnosis.rotation.evidence import RotationEvidence, is_repeated
+from rope_core.diagnosis.rotation.evidence import RotationEvidence
 from rope_core.diagnosis.rotation.geometry import GeometryKey, geometry_key
-from rope_core.diagnosis.rotation.permutation import measure_permutation
+from rope_core.diagnosis.rotation.permutation import match_channels, measure_permutation
 from rope_core.errors import RopeError
 
 SLACK = 3.0
@@ -23,18 +25,17 @@ SLACK = 3.0
 NEUTRAL = 1e-6
 """Relative difference of numbers that are the same."""
 
-FEW = 12
-"""Step of the tokens that show which calls are far from the evidence."""
+FEW = 8
+"""Tokens, about, that show which calls are far from the evidence."""
 
 HOPELESS = 0.3
 """Relative error of a few tokens of a call that does not reproduce the evidence."""
 
-FLOOR = 3e-7
-"""Relative error of one rounding to float32, and some more."""
+SETTLED = 3.0
+"""Errors that are smaller than the tolerance by this factor need no second mistake."""
 
 EXCLUSIVE = (
     ("layout_swapped", "layout_mixed"),
-    ("layout_mixed", "layout_permuted"),
     ("partial_ignored", "rotary_dim_wrong"),
 )
 """Mistakes of which a call has one at most."""
@@ -64,6 +65,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self._tables: dict[GeometryKey, AngleTable] = {}
+        self._naming: dict[RotaryCall, Naming] = {}
 
     def table(self, call: RotaryCall) -> AngleTable:
         """Return the measured angles of the sample for the pairs of `call`."""
@@ -74,7 +76,7 @@ class Search:
 
     def fits(self, call: RotaryCall) -> bool:
         """Return whether the pairs of `call` can be those of the evidence, at some angles."""
-        return self.misfit(call) <= SLACK * self.evidence.tolerance
+        return self.misfit(call) <= self._limit
 
     def misfit(self, call: RotaryCall) -> float:
         """Return the relative error of the best angles for the pairs of `call`."""
@@ -84,6 +86,20 @@ class Search:
             wrong += float(((table.z.abs() - gain).square() * table.weights).sum())
         right = float((table.z.abs().square() * table.weights).sum()) + table.rest
         return float((wrong / right) ** 0.5) if right else float("inf")
+
+    def _is_steady(self, call: RotaryCall) -> bool:
+        """Return whether tokens with the same position, and index in their row, turn alike."""
+        table = self.table(call)
+        of_tokens = call.position_axis == "tokens"
+        slots = call.slots[table.index] if of_tokens else torch.zeros(len(table.index))
+        keys = torch.cat((table.positions, slots[None].double()))
+        _, group = torch.unique(keys, dim=1, return_inverse=True)
+        sums, weights = (
+            torch.zeros_like(t).index_add_(0, group, t)
+            for t in (table.z * table.weights, table.weights)
+        )
+        mean = (sums / weights.clamp_min(1e-300))[group]
+        return table.relative_error(mean) <= self._limit
 
     def measured(self, call: RotaryCall) -> Clues:
         """Return the clues of the measured angles for the pairs of `call`."""
@@ -109,21 +125,26 @@ class Search:
         return replace(candidate, mistakes=tuple(kept))
 
     def _found(self) -> list[Candidate]:
+        permutation = match_channels(self.evidence, self.right, self._limit)
+        self.clues = replace(self.clues, permutation=permutation)
         found = self._single()
-        if not found:
+        if all(candidate.is_odd for candidate in found):
             permutation = measure_permutation(self.evidence, self.right)
             if permutation is not None:
                 self.clues = replace(self.clues, permutation=permutation)
                 found = self._single()
         if self.max_mistakes == 1 or self._is_settled(found):
             return found
-        return found + self._double()
+        return found + self._reordered() + self._double()
 
     def _is_settled(self, found: list[Candidate]) -> bool:
         """Return whether no second mistake can make an explanation 10 times better."""
         least = min((candidate.relative_error for candidate in found), default=float("inf"))
-        floor = max(FLOOR, min(self.misfit(candidate.call) for candidate in found) if found else 0)
-        return least <= self.evidence.tolerance and least <= 10 * floor
+        tolerance = self.evidence.tolerance
+        if least > tolerance / SETTLED:
+            floor = min((self.misfit(candidate.call) for candidate in found), default=0.0)
+            return least <= min(tolerance, 10 * floor)
+        return True
 
     def _single(self) -> list[Candidate]:
         found = self._name(self.right, (), 1)
@@ -137,13 +158,18 @@ class Search:
         """Return whether a mistake is one that angles do not show."""
         if not self.right.times:
             return wrong.times > 0
-        return geometry_key(wrong) != geometry_key(self.right) or is_repeated(wrong)
+        return geometry_key(wrong) != geometry_key(self.right) or wrong.is_repeated
+
+    @property
+    def _limit(self) -> float:
+        """Largest relative error of the sample."""
+        return SLACK * self.evidence.tolerance
 
     def _direct(self, mistakes: tuple[Named, ...], call: RotaryCall) -> list[Candidate]:
         """Return the candidate if `call` itself reproduces the sample."""
         is_mixed = call.table_layout is not None  # of sparse rows, its table says nothing
-        if is_mixed or is_repeated(call) or not bool(self.table(call).weights.any()):
-            if self.evidence.sample_error(call, FEW) > HOPELESS:
+        if is_mixed or call.is_repeated or not bool(self.table(call).weights.any()):
+            if HOPELESS < self.evidence.sample_error(call, FEW) < float("inf"):
                 return []
             error = self.evidence.sample_error(call)
         elif self.fits(call):
@@ -151,7 +177,7 @@ class Search:
             error = table.relative_error(predict(call, table.index))
         else:
             return []
-        if error > SLACK * self.evidence.tolerance:
+        if error > self._limit:
             return []
         return [Candidate(mistakes=mistakes, call=call, relative_error=error)]
 
@@ -159,41 +185,50 @@ class Search:
         self, call: RotaryCall, mistakes: tuple[Named, ...], max_mistakes: int
     ) -> list[Candidate]:
         """Return candidates with `mistakes`, which made `call`, and at most so many more."""
-        if not self.fits(call):
+        if not self.fits(call) or not self._is_steady(call):
             return []
-        clues = self.measured(call)
-        if call.times > 1 and clues.gain is not None:
-            clues = replace(clues, gain=clues.gain ** (1 / call.times))  # of one rotation
-        named = name_angles(self.table(call), call, clues, max_mistakes)
-        return [
-            replace(candidate, mistakes=(*mistakes, *candidate.mistakes)) for candidate in named
-        ]
+        if call not in self._naming:
+            self._naming[call] = Naming.of_angles(self.table(call), call, self.measured(call))
+        found = []
+        for candidate in self._naming[call].candidates(max_mistakes):
+            named, error = candidate.call, candidate.relative_error
+            if call.table_layout is not None or geometry_key(named) != geometry_key(call):
+                error = self.evidence.sample_error(named)  # the table is that of other pairs
+            if error <= self._limit:
+                all_mistakes = (*mistakes, *candidate.mistakes)
+                found.append(replace(candidate, mistakes=all_mistakes, relative_error=error))
+        return found
+
+    def _reordered(self) -> list[Candidate]:
+        """Return the candidates with one named mistake and another order of the channels."""
+        found = []
+        for code, (parameters, wrong) in wrong_calls(self.right, self.clues, ("layout_permuted",)):
+            permutation = match_channels(self.evidence, wrong, self._limit)
+            if permutation is not None:
+                second = ("layout_permuted", {"permutation": [*permutation]})
+                reordered = replace(wrong, permutation=permutation)
+                error = self.evidence.sample_error(reordered)
+                if error <= self._limit:
+                    mistakes = ((code, parameters), second)
+                    found.append(Candidate(mistakes=mistakes, call=reordered, relative_error=error))
+        return found
 
     def _double(self) -> list[Candidate]:
         found = self._name(self.right, (), 2)
         key = geometry_key(self.right)
-        is_unknown = not found and not self.fits(self.right) and self.clues.permutation is None
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
             first = ((code, parameters),)
-            if is_repeated(wrong):  # no table shows it: try what has a name
-                for other, (more, both) in wrong_calls(wrong, self.clues, (code,)):
-                    found += self._direct((*first, (other, more)), both)
-                continue
             if wrong.times != 2 and not self._is_structural(wrong):
                 continue
-            if is_unknown and code != "layout_permuted" and not self.fits(wrong):
-                found += self._reordered(first, wrong)
-            found += self._name(wrong, first, 1)
+            # what no table shows has to have a name
+            is_shown = not wrong.is_repeated and bool(self.table(wrong).weights.any())
+            if is_shown:
+                found += self._name(wrong, first, 1)
             skip = tuple(name for group in EXCLUSIVE if code in group for name in group) or (code,)
-            for other, (more, both) in wrong_calls(wrong, self.clues, skip):
-                if geometry_key(both) not in (key, geometry_key(wrong)):
+            clues = self.clues
+            if not is_shown:
+                clues = replace(clues, gain=self.evidence.gain(wrong))
+            for other, (more, both) in wrong_calls(wrong, clues, skip):
+                if not is_shown or geometry_key(both) not in (key, geometry_key(wrong)):
                     found += self._direct((*first, (other, more)), both)
         return found
-
-    def _reordered(self, first: tuple[Named, ...], wrong: RotaryCall) -> list[Candidate]:
-        """Return the candidate with another order of the channels of a wrong call."""
-        permutation = measure_permutation(self.evidence, wrong)
-        if permutation is None:
-            return []
-        second = ("layout_permuted", {"permutation": [*permutation]})
-        return self._direct((*first, second), replace(wrong, permutation=permutation))

@@ -1,6 +1,6 @@
 """Diagnose a table of cosine and sine, and a row of frequencies."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from rope_core.calls import CosSin
 from rope_core.checks import dtype_of, shape_of
 from rope_core.config import Arithmetic, RopeConfig
-from rope_core.diagnosis.angles.naming import name_angles, name_frequencies
+from rope_core.diagnosis.angles.naming import Naming
 from rope_core.diagnosis.angles.slopes import measure, scaled_base
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.difference import (
@@ -20,7 +20,7 @@ from rope_core.diagnosis.difference import (
     ratio,
 )
 from rope_core.diagnosis.explain import explain
-from rope_core.diagnosis.probe import next_probe
+from rope_core.diagnosis.probe import next_probe, next_probe_of_frequencies
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis, Measured
 from rope_core.diagnosis.rotation.measured import from_angles
@@ -115,10 +115,8 @@ def diagnose_table(
     known = replace(found, resolved=resolved, resolve=clues.resolve, rotary_dim=2 * got.shape[-1])
     told: list[Candidate] = []
     if not agrees:
-        candidates = rank(
-            name_angles(sample, right, known, max_mistakes, "table"), SLACK * tolerance
-        )
-        told = rank(_verified(candidates[:VERIFIED], evidence), tolerance)
+        naming = Naming.of_angles(sample, right, known, "table")
+        told = rank(_verified(naming.candidates(max_mistakes), evidence), tolerance)
     shown_rope = told[0].call.rope if told else right.rope
     measured, inv_freq = from_angles(
         sample,
@@ -181,15 +179,19 @@ def diagnose_frequencies(
     told: list[Candidate] = []
     if not agrees:
         known = replace(clues, rotary_dim=2 * len(inv_freq))
-        row = inv_freq.double()
-        told = rank(name_frequencies(row, right, known, max_mistakes, tolerance), tolerance)
-    measured = Measured(theta=scaled_base(inv_freq.double()))
+        naming = Naming.of_frequencies(inv_freq.double(), right, known, tolerance)
+        told = rank(naming.candidates(max_mistakes), tolerance)
+    theta = scaled_base(inv_freq.double())
+    rope_type = None if theta is None else "default"
+    if told or agrees:
+        rope_type = told[0].call.rope.rope_type if told else rope.rope_type
+    measured = Measured(theta=theta, rope_type=rope_type)
     return Diagnosis(
         verdict="agrees" if agrees else "explained" if told else "unexplained",
         error=error,
         explanations=explain(told, right),
         measured=measured,
-        next_probe=None if len(told) < 2 else "send a table at positions 1 and 4096",
+        next_probe=next_probe_of_frequencies(told),
         warnings=tuple(warnings),
         tensors=tensors,
     )
@@ -253,8 +255,18 @@ def _is_within(got: Tensor, expected: Tensor, tolerance: float) -> bool:
     return float(wrong.sum()) <= tolerance * tolerance * float(right.sum())
 
 
-def _verified(candidates: Iterable[Candidate], evidence: TableEvidence) -> list[Candidate]:
-    return [replace(one, relative_error=evidence.error(one.call)) for one in candidates]
+def _verified(candidates: Sequence[Candidate], evidence: TableEvidence) -> Iterator[Candidate]:
+    """Return the best candidates with their errors of all tokens.
+
+    Of calls with the same mistakes, which differ in roundings, the first that gives the table.
+    """
+    for best in rank(candidates, SLACK * evidence.tolerance)[:VERIFIED]:
+        same = [one for one in candidates if dict(one.mistakes) == dict(best.mistakes)]
+        for one in sorted(same, key=lambda one: one.relative_error):
+            error = evidence.error(one.call)
+            if error <= evidence.tolerance:
+                yield replace(one, mistakes=best.mistakes, relative_error=error)
+                break
 
 
 def _with_zeros(row: Tensor, width: int) -> Tensor:

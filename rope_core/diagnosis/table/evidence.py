@@ -66,14 +66,14 @@ def pair_columns(table: Tensor, expected: Tensor, tolerance: float) -> Tensor:
 
     Args:
         table: cosine and sine, with m columns.
-        expected: the right table, `[T, 2, n]`. Of as many columns, a repetition is one only if the
-            right table has none.
+        expected: the right table, `[T, 2, n]`. Of as many columns, a repetition is one only if it
+            is exact and the right table has none.
         tolerance: largest relative difference of columns that are the same.
     """
-    columns = table.shape[-1]
-    if columns == expected.shape[-1] and _first_of_repeated(expected, tolerance) is not None:
+    is_as_wide = table.shape[-1] == expected.shape[-1]
+    if is_as_wide and _first_of_repeated(expected, tolerance) is not None:
         return table
-    found = _first_of_repeated(table, tolerance)
+    found = _first_of_repeated(table, 0.0 if is_as_wide else tolerance)
     return table if found is None else found
 
 

@@ -22,6 +22,7 @@ def heads(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 X = heads(2, TOKENS, HEADS, DIM)
 PADDED = torch.stack((torch.arange(TOKENS), (torch.arange(TOKENS) - 5).clamp_min(0)))
+HALF = pytest.approx(0.5)
 SHUFFLED = torch.randperm(DIM, generator=torch.Generator().manual_seed(0))
 
 
@@ -107,6 +108,18 @@ PORTS: dict[str, tuple[dict[str, object], Callable[[], Tensor], list[tuple[str, 
         lambda: right(right(layout="interleaved_to_half"), layout="interleaved_to_half"),
         [("rotated_twice", {})],
     ),
+    "mixed, and shuffled": (
+        {},
+        lambda: mixed(X)[..., SHUFFLED],
+        [("layout_mixed", {}), ("layout_permuted", {"permutation": SHUFFLED.tolist()})],
+    ),
+    "twice, and shuffled": (
+        {"layout": "interleaved_to_half"},
+        lambda: right(right(layout="interleaved_to_half"), layout="interleaved_to_half")[
+            ..., SHUFFLED
+        ],
+        [("rotated_twice", {}), ("layout_permuted", {"permutation": SHUFFLED.tolist()})],
+    ),
 }
 
 
@@ -132,6 +145,24 @@ def test_a_port_with_a_known_mistake(name: str) -> None:
     if explanation.rope is not None:
         again = rotate(X, rope=explanation.rope, positions=positions)  # type: ignore[arg-type]
         torch.testing.assert_close(again, port(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("port", "expected"),
+    [
+        (
+            lambda x: right(x)[..., SHUFFLED],
+            [("layout_permuted", {"permutation": SHUFFLED.tolist()})],
+        ),
+        (lambda x: 0.5 * mixed(x), [("layout_mixed", {}), ("gain_wrong", {"gain": HALF})]),
+    ],
+    ids=["shuffled", "mixed, with a gain"],
+)
+def test_tokens_of_one_channel_each(
+    port: Callable[[Tensor], Tensor], expected: list[tuple[str, dict[str, object]]]
+) -> None:
+    x = torch.eye(DIM)[None, :, None]
+    assert told(diagnose(ROPE, before=x, after=port(x)))[0] == expected
 
 
 def test_a_layer_without_rotation() -> None:
@@ -185,8 +216,10 @@ def test_what_is_measured() -> None:
     assert measured.position_offset == pytest.approx(7, abs=0.01)
     assert measured.theta == pytest.approx(5e5, rel=0.01)
     assert measured.gain == pytest.approx(1, rel=1e-3)
-    assert not measured.unresolved_pairs
+    assert measured.rope_type == "default"
+    assert measured.unresolved_pairs == (15,)  # 200 tokens turn it by 0.001 radians
     right_row = 5e5 ** (-torch.arange(0, 32, 2) / 32)
+    right_row[15] = 0
     torch.testing.assert_close(diagnosis.tensors["inv_freq"], right_row, rtol=0.01, atol=1e-5)
 
 
