@@ -148,7 +148,12 @@ KEPT_IN = {
     | {"service.asgi.problems", "service.v1.http_params", "service.cli"},
     "simdjson": {"service.wire", "service.oip.http.codec"},
     "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}
-    | {"service.slab_pool", "service.oip", "service.cli.tensor_files"},
+    | {
+        "service.slab_pool",
+        "service.oip",
+        "service.cli.tensor_files",
+        "rope_core.diagnosis.angles",
+    },
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.worker.queue"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}

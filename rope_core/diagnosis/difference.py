@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,14 +80,17 @@ def worst_element(got: Tensor, expected: Tensor) -> tuple[float | None, WorstEle
     flat_got, flat_expected = got.reshape(-1, 1), expected.reshape(-1, 1)
     largest, where, start = -1.0, 0, 0
     for got_part, expected_part in pieces(flat_got, flat_expected):
-        value, place = (got_part.double() - expected_part.double()).abs().max(0)
+        value, row = (got_part.double() - expected_part.double()).abs().max(0)
         if not math.isfinite(float(value)):
             return None, None
         if float(value) > largest:
-            largest, where = float(value), start + int(place)
+            largest, where = float(value), start + int(row)
         start += len(got_part)
-    # torch.unravel_index imports sympy, which takes 0.4 s
-    index = tuple(map(int, np.unravel_index(where, got.shape)))
+    index: tuple[int, ...] = ()
+    rest = where
+    for size in reversed(got.shape):  # torch.unravel_index imports sympy, which takes 0.4 s
+        rest, place = divmod(rest, size)
+        index = (place, *index)
     got_value, expected_value = float(flat_got[where]), float(flat_expected[where])
     return largest, WorstElement(index=index, expected=expected_value, got=got_value)
 

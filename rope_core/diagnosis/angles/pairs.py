@@ -23,6 +23,9 @@ hide them too well."""
 HIDES = {"exponent_width_wrong": ("wrong_base",)}
 """Mistakes that a fitted number would undo: they are made of a call with that number."""
 
+NEARLY = 0.1
+"""Relative error of a call with one of two wrong numbers made right."""
+
 OFFSETS = 12
 """Offsets of positions that are tried with a rounding, which hides the right one."""
 
@@ -113,15 +116,20 @@ class Pairs:
                 for other in numbered:
                     if other not in HIDES.get(code, ()):
                         yield from self.trials.fitted(trial, other)
+        for trial in self.fitted:  # a number that is nearly right: the other may be small
+            if trial.error < NEARLY:
+                for other in numbered:
+                    if other != trial.named[0][0]:
+                        yield from self.trials.fitted(trial, other)
 
     def _rounded_pairs(self) -> Iterator[Trial]:
         """Return pairs of a rounding and a number, which is fitted as if angles were rounded."""
         for trial in self.plain:
             if trial.named[0][0] in ROUNDED:
                 yield from self.trials.named_numbers(trial)
-        last = [code for code in ROUNDED if code in self.trials.codes]
+        roundings = [code for code in ROUNDED if code in self.trials.codes]
         for trial in self.trials.with_offsets(self.right, OFFSETS):
-            yield from self.trials.plain(trial, last)
+            yield from self.trials.plain(trial, roundings)
         for code in self.trials.numbered():
             for step in sorted(set(HALF_STEP.values())):
                 for trial in self.trials.nearly_fitted(code, step):

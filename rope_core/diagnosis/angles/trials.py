@@ -166,7 +166,7 @@ class Trials:
         best = self.number_trial(base, codes, build, values, True)
         if best is None:
             return
-        fitted_error = best.error
+        fitted_error, exact = best.error, best
         chosen = list(values)
         is_odd = False
         for place, code in enumerate(codes):
@@ -183,10 +183,8 @@ class Trials:
             else:
                 is_odd = True
         yield replace(best, is_odd=is_odd or base.is_odd)
-        if fitted_error > self.few.tolerance and not is_odd:  # a plain number may be too coarse
-            fitted = self.number_trial(base, codes, build, values, True)
-            if fitted is not None:
-                yield fitted
+        if best is not exact and best.error > self.few.tolerance:
+            yield exact  # another mistake, such as a gain, hides which number is better
 
     def _refit(
         self, base: Trial, codes: Sequence[str], build: Build, values: Sequence[float], fixed: int

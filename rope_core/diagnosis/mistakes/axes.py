@@ -161,9 +161,9 @@ def _blocks(axis: Tensor, order: Sequence[int]) -> tuple[int, ...]:
     agreed = [torch.cat((torch.zeros(1), (axis == one).cumsum(0))) for one in order]
     best, begins = agreed[0], []  # best[e]: pairs that agree, if the blocks so far end at e
     for row in agreed[1:]:
-        begin = (best - row).cummax(0)
-        begins.append(begin.indices)
-        best = begin.values + row
+        most, begin = (best - row).cummax(0)
+        begins.append(begin)
+        best = most + row
     ends = [len(axis)]
     for begin in reversed(begins):
         ends.append(int(begin[ends[-1]]))
