@@ -89,10 +89,10 @@ def predict(call: RotaryCall, index: Tensor | None = None) -> Tensor:
         radians = radians.to(call.angles_dtype)
     radians = radians.double() * (-call.times if rope.negative else call.times)
     gain = rope.attention_scaling if call.gain is None else call.gain
-    magnitude: Tensor = torch.full_like(radians, gain**call.times)
+    factors = torch.complex(radians.cos(), radians.sin()).mul_(gain**call.times)
     if rope.rope_type == "xpos":
-        magnitude *= _xpos_scale(rope, positions[0].double())
-    return torch.polar(magnitude.abs(), radians) * (1 if gain**call.times >= 0 else -1)
+        factors *= _xpos_scale(rope, positions[0].double()).abs()
+    return factors
 
 
 def _xpos_scale(rope: RopeConfig, positions: Tensor) -> Tensor:

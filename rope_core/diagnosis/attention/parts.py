@@ -48,7 +48,8 @@ def parts(tensors: AttentionTensors, call: AttentionCall, errors: Tensor) -> lis
         for candidates in (few & (visible > 0), many):
             if bool(candidates.any()):
                 queries = _queries(call, candidates.nonzero()[:, 0], of_queries)
-                chosen.append(_part(tensors, call, sequence, queries, heads))
+                of_part = _worst_heads(heads, errors) if candidates is many else heads
+                chosen.append(_part(tensors, call, sequence, queries, of_part))
         if not bool((visible > 0).any()):
             queries = torch.arange(min(2, len(visible)))
             chosen.append(_part(tensors, call, sequence, queries, heads))
@@ -89,6 +90,12 @@ def _heads(call: AttentionCall, errors: Tensor) -> Tensor:
     moved = (numbers // group != numbers % call.num_kv_heads).nonzero()[:1, 0].tolist()
     chosen = dict.fromkeys((int(of_heads.argmax()), int(of_heads.argmin()), *moved))
     return torch.tensor(sorted(chosen)[:MAX_HEADS])
+
+
+def _worst_heads(heads: Tensor, errors: Tensor) -> Tensor:
+    """Return the worst and the best of the heads: all keys of more would take too long."""
+    worst = errors.amax(0)[heads]
+    return heads[sorted({int(worst.argmax()), int(worst.argmin())})]
 
 
 def _num_visible(call: AttentionCall, sequence: Sequence) -> Tensor:

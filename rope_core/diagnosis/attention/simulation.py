@@ -10,10 +10,21 @@ from rope_core.angles import compute_angles
 from rope_core.config import RopeConfig
 from rope_core.diagnosis.attention_call import AttentionCall, Sequence
 from rope_core.diagnosis.calls import RotaryCall, predict
-from rope_core.layouts import deinterleave, expand_to_channels, rotate_half
+from rope_core.layouts import (
+    SPLIT_HALF_LAYOUTS,
+    deinterleave,
+    expand_to_channels,
+    rotate_half,
+)
 
-CACHED = 4
+COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+CACHED = 16
 """Scores in the memory of a part."""
+
+MOST_RANK = 0.75
+"""A query that sees more keys than this share of the channels of the values tells nothing of which
+keys it sees."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,10 +46,11 @@ class KvHeads:
         numbers, of_heads = torch.unique(kv_heads, return_inverse=True)
         return cls(numbers, torch.searchsorted(kept, numbers), of_heads)
 
-    def of_head(self, head: int) -> "KvHeads":
-        """Return the kv head of one of the query heads."""
-        place = self.of_heads[head : head + 1]
-        return KvHeads(self.numbers[place], self.places[place], torch.zeros_like(place))
+    def of_head(self, head: int, kept: Tensor) -> "KvHeads":
+        """Return the kv head of one of the query heads; a part keeps the places `kept`."""
+        of_head = self.of_heads[head : head + 1]
+        places = torch.searchsorted(kept, self.places[of_head])
+        return KvHeads(self.numbers[of_head], places, torch.zeros_like(of_head))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,22 +77,28 @@ class Part:
     """The mask: `[1 or h, 1 or n, 1 or Sk]`, -inf for a hidden key."""
 
     _scores: dict[tuple[int, int, bool], "_Scores"] = field(default_factory=dict)
-    _visible: dict[tuple[object, ...], tuple[Tensor, slice]] = field(default_factory=dict)
+    _visible: dict[tuple[object, ...], tuple[Tensor, slice, Tensor]] = field(default_factory=dict)
+    _least: dict[tuple[object, ...], tuple[float, object]] = field(default_factory=dict)
 
     def narrow(self, queries: Tensor, head: int) -> "Part":
         """Return the part with some of its queries, int64 `[m]`, and one of its heads."""
+        places = [heads.places[heads.of_heads[head]] for heads in (self.kv_heads, self.tiled_kv_heads)]
+        kept = torch.unique(torch.stack(places))
         return replace(
             self,
             queries=self.queries[queries],
             heads=self.heads[head : head + 1],
-            kv_heads=self.kv_heads.of_head(head),
-            tiled_kv_heads=self.tiled_kv_heads.of_head(head),
+            kv_heads=self.kv_heads.of_head(head, kept),
+            tiled_kv_heads=self.tiled_kv_heads.of_head(head, kept),
             q=self.q[queries][:, head : head + 1],
+            k=self.k[:, kept],
+            v=self.v[:, kept],
             out=self.out[queries][:, head : head + 1],
             lse=None if self.lse is None else self.lse[queries][:, head : head + 1],
             bias=None if self.bias is None else _narrow(self.bias, queries, head),
             _scores={},
             _visible={},
+            _least={},
         )
 
 
@@ -165,9 +183,8 @@ def _attend(
     of_keys = weights.sum(-1)
     total = of_keys if sinks is None else of_keys + (sinks - top).exp()
     values = _values(call, part, keys)  # [h, keys, Dv]
-    out = (
-        weights @ values.to(weights.dtype) / total.masked_fill(total == 0, 1)[..., None]
-    )  # [..., h, n, Dv]
+    # [..., h, n, Dv]
+    out = weights @ values.to(weights.dtype) / total.masked_fill(total == 0, 1)[..., None]
     out = out.transpose(-2, -3)
     if call.rotates_back and call.q is not None:
         out = _rotate(out, 1 / _factors(call, call.q, part.queries, part.heads), call.q)
@@ -183,8 +200,46 @@ def visibility(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
     """
     name = call.causal, call.window, call.window_ahead, call.chunk, id(call.q_index)
     if name not in part._visible:
-        part._visible[name] = _visible(call, part)
-    return part._visible[name]
+        part._visible[name] = *_visible(call, part), call.q_index
+    return part._visible[name][:2]
+
+
+def least_error(call: AttentionCall, part: Part) -> float:
+    """Return the relative error that no scores make smaller, whatever they are.
+
+    Theirs is a sum of the values that a query sees. What lies outside of their span depends on
+    masks, values and heads only.
+    """
+    if call.rotates_back:
+        return 0.0
+    of_mask = call.causal, call.window, call.window_ahead, call.chunk, id(call.q_index)
+    name = *of_mask, call.mask is None, call.tiled, id(call.v)
+    if name not in part._least:
+        part._least[name] = _least_error(call, part), (call.q_index, call.v)
+    return part._least[name][0]
+
+
+def _least_error(call: AttentionCall, part: Part) -> float:
+    hidden, keys = visibility(call, part)
+    most = int(MOST_RANK * part.v.shape[-1])
+    if not (~hidden).sum(-1).amin() <= most:
+        return 0.0
+    values = None
+    error, hidden = 0.0, hidden.expand(len(part.heads), -1, -1)
+    if call.mask is not None and part.bias is not None:
+        bias = part.bias if part.bias.shape[-1] == 1 else part.bias[..., keys]
+        hidden = hidden | (bias == -math.inf)
+    for head, of_head in enumerate(hidden):
+        for query, of_query in enumerate(of_head):
+            seen = (~of_query).nonzero()[:, 0]
+            if len(seen) > most:
+                continue
+            values = _values(call, part, keys) if values is None else values
+            basis = torch.linalg.qr(values[head, seen].double().T).Q  # [Dv, seen]
+            theirs = part.out[query, head].double()
+            error += float((theirs - basis @ (basis.T @ theirs)).square().sum())
+    norm = float(part.out.square().sum())
+    return math.sqrt(error / norm) if norm > 0 else 0.0
 
 
 def _visible(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
@@ -236,11 +291,16 @@ def _rotated_keys(
     """Return the keys or the values of each query head, `[keys, h, D]`."""
     heads = part.tiled_kv_heads if call.tiled else part.kv_heads
     if rotation is None:
-        return x[keys, heads.places[heads.of_heads]]
+        return _of_places(x[keys], heads.places[heads.of_heads])
     first = part.sequence.keys.start
     tokens = torch.arange(first + keys.start, first + keys.stop)
-    x = rotated(x[keys, heads.places], call, rotation, tokens, heads.numbers, is_key=is_key)
+    x = rotated(_of_places(x[keys], heads.places), call, rotation, tokens, heads.numbers, is_key=is_key)
     return x if len(x[0]) == len(heads.of_heads) == 1 else x[:, heads.of_heads]
+
+
+def _of_places(x: Tensor, places: Tensor) -> Tensor:
+    """Return some heads of `x` `[keys, h, D]`; a single one is not copied."""
+    return x[:, int(places) :][:, :1] if len(places) == 1 else x[:, places]
 
 
 def rotated(
@@ -285,15 +345,26 @@ def _rotate(x: Tensor, factors: Tensor, rotation: RotaryCall) -> Tensor:
     rope = rotation.rope
     start = rope.head_dim - rope.rotary_dim if rope.trailing else 0
     end, width = start + rope.rotary_dim, rope.rotary_dim // rope.blocks
-    table_layout = rotation.table_layout or rope.layout
-    c, s = (
-        expand_to_channels(t.view(*t.shape[:-1], rope.blocks, -1), table_layout, width)
-        for t in (factors.real, factors.imag)
-    )
     y = x[..., start:end].reshape(*x.shape[:-1], rope.blocks, width)
     if rope.layout == "interleaved_to_half":
         y = deinterleave(y)
-    y = (y * c + rotate_half(y, rope.layout) * s).flatten(-2)
+    factors = factors.view(*factors.shape[:-1], rope.blocks, -1)
+    is_half = rope.layout in SPLIT_HALF_LAYOUTS
+    is_mixed = rotation.table_layout not in (None, rope.layout)
+    if is_mixed or 2 * factors.shape[-1] != width or not (is_half or rope.layout == "interleaved"):
+        table_layout = rotation.table_layout or rope.layout
+        c, s = (
+            expand_to_channels(t.to(x.dtype), table_layout, width)
+            for t in (factors.real, factors.imag)
+        )
+        y = y * c + rotate_half(y, rope.layout) * s
+    elif is_half:
+        pairs = torch.complex(*y.chunk(2, -1)) * factors.to(COMPLEX[x.dtype])
+        y = torch.cat((pairs.real, pairs.imag), -1)
+    else:
+        pairs = torch.view_as_complex(y.unflatten(-1, (-1, 2)).contiguous())
+        y = torch.view_as_real(pairs * factors.to(COMPLEX[x.dtype])).flatten(-2)
+    y = y.flatten(-2)
     if rope.rotary_dim < rope.head_dim:
         first, last = (t.expand(*y.shape[:-1], -1) for t in (x[..., :start], x[..., end:]))
         y = torch.cat((first, y, last), -1)
