@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rope_core.attention import run_attend
 from rope_core.attention_warnings import attention_warnings
 from rope_core.calls import Attend
 from rope_core.calls.rope_checks import widths
 from rope_core.checks import check_dtype, not_a_tensor, shape_of
 from rope_core.config import AttentionConfig
+from rope_core.diagnosis.attention.expected import expected_values
 from rope_core.diagnosis.attention.fit import difference as lse_difference
 from rope_core.diagnosis.attention.parts import AttentionTensors, parts
 from rope_core.diagnosis.attention.search import AttentionSearch
@@ -84,8 +84,8 @@ def diagnose_attention(
         has_lse = lse is not None
         clues, call, warnings = _call(rope, q, k, v, positions, attention, arguments, has_lse)
         out, lse = _check_theirs(call, out, lse)
-        expected = run_attend(call)
         right = right_call(call, has_lse, _silent_rope(call, clues))
+        expected = expected_values(call, right)
         got = _flat(out, 2), None if lse is None else _flat(lse, 1)
         wanted = _flat(expected.out, 2), None if expected.lse is None else _flat(expected.lse, 1)
         errors = _errors(got, wanted)
@@ -98,7 +98,7 @@ def diagnose_attention(
         wrong, right_energy = _energies(got[0], wanted[0])
         answer = {
             "expected": expected.out,
-            "error_by_position": ratio(wrong, right_energy).nan_to_num(0.0),
+            "error_by_position": ratio(wrong, right_energy).nan_to_num(0.0, 0.0, 0.0),
         }
         of_out = relative_error(float(wrong.sum()), float(right_energy.sum()))
         error = _difference(out, expected.out, of_out, got[1], wanted[1], tolerance)

@@ -167,11 +167,11 @@ def _part(
         v=of_keys(tensors.v),
         out=of_queries(tensors.out),
         lse=None if tensors.lse is None else of_queries(tensors.lse),
-        bias=None if call.mask is None else _bias(call.mask, sequence, queries, heads),
+        bias=None if call.mask is None else mask_bias(call.mask, sequence, queries, heads),
     )
 
 
-def _bias(mask: Tensor, sequence: Sequence, queries: Tensor, heads: Tensor) -> Tensor:
+def mask_bias(mask: Tensor, sequence: Sequence, queries: Tensor, heads: Tensor) -> Tensor:
     """Return what a mask adds to the scores of a part: `[1 or h, 1 or n, 1 or Sk]`."""
     mask = mask if mask.ndim == 4 else mask[None, None]
     part = mask[sequence.row if len(mask) > 1 else 0]

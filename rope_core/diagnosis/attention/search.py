@@ -325,7 +325,9 @@ class AttentionSearch:
         offsets, stacked, _ = self.grids[name]
         errors = self._errors_of_scales(call, part, stacked, scales).amin(0)
         count = NUM_OFFSETS if len(scales) == 1 else 2 * NUM_OFFSETS
-        return [offsets[i] for i in errors.topk(min(count, len(offsets)), largest=False)[1].tolist()]
+        return [
+            offsets[i] for i in errors.topk(min(count, len(offsets)), largest=False)[1].tolist()
+        ]
 
     def _scale_and_rotation(self) -> Iterator[Wrong]:
         """Return calls with another scale of the scores, and a fitted number of the rotation."""

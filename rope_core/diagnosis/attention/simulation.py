@@ -82,7 +82,9 @@ class Part:
 
     def narrow(self, queries: Tensor, head: int) -> "Part":
         """Return the part with some of its queries, int64 `[m]`, and one of its heads."""
-        places = [heads.places[heads.of_heads[head]] for heads in (self.kv_heads, self.tiled_kv_heads)]
+        places = [
+            heads.places[heads.of_heads[head]] for heads in (self.kv_heads, self.tiled_kv_heads)
+        ]
         kept = torch.unique(torch.stack(places))
         return replace(
             self,
@@ -200,7 +202,7 @@ def visibility(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
     """
     name = call.causal, call.window, call.window_ahead, call.chunk, id(call.q_index)
     if name not in part._visible:
-        part._visible[name] = *_visible(call, part), call.q_index
+        part._visible[name] = *hidden_keys(call, part.queries, part.sequence), call.q_index
     return part._visible[name][:2]
 
 
@@ -242,9 +244,14 @@ def _least_error(call: AttentionCall, part: Part) -> float:
     return math.sqrt(error / norm) if norm > 0 else 0.0
 
 
-def _visible(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
-    k_index = call.k_index[part.sequence.keys]
-    distance = call.q_index[part.queries, None] - k_index
+def hidden_keys(call: AttentionCall, queries: Tensor, sequence: Sequence) -> tuple[Tensor, slice]:
+    """Return which keys of a sequence are hidden from queries, tokens int64 `[n]`.
+
+    Bool `[n, keys]`, and the range of these keys, which has all that are visible.
+    """
+    k_index = call.k_index[sequence.keys]
+    q_index = call.q_index[queries, None]
+    distance = q_index - k_index
     hidden = torch.zeros_like(distance, dtype=torch.bool)
     if call.causal:
         hidden |= distance < 0
@@ -253,8 +260,8 @@ def _visible(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
     if call.window_ahead is not None:
         hidden |= distance < -call.window_ahead
     if call.chunk is not None:
-        of_query = call.q_index[part.queries, None].div(call.chunk, rounding_mode="floor")
-        hidden |= of_query != k_index.div(call.chunk, rounding_mode="floor")
+        of_query, of_key = (i.div(call.chunk, rounding_mode="floor") for i in (q_index, k_index))
+        hidden |= of_query != of_key
     visible = (~hidden).any(0).nonzero()
     keys = slice(int(visible[0]), int(visible[-1]) + 1) if len(visible) else slice(0, 0)
     return hidden[:, keys], keys
@@ -294,7 +301,9 @@ def _rotated_keys(
         return _of_places(x[keys], heads.places[heads.of_heads])
     first = part.sequence.keys.start
     tokens = torch.arange(first + keys.start, first + keys.stop)
-    x = rotated(_of_places(x[keys], heads.places), call, rotation, tokens, heads.numbers, is_key=is_key)
+    x = rotated(
+        _of_places(x[keys], heads.places), call, rotation, tokens, heads.numbers, is_key=is_key
+    )
     return x if len(x[0]) == len(heads.of_heads) == 1 else x[:, heads.of_heads]
 
 
