@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from rope_core.diagnosis.attention.expected import expected_values
 from rope_core.diagnosis.attention.fit import difference as lse_difference
 from rope_core.diagnosis.attention.parts import AttentionTensors, parts
 from rope_core.diagnosis.attention.search import AttentionSearch
-from rope_core.diagnosis.attention.simulation import Part, products, visibility
+from rope_core.diagnosis.attention.simulation import CostExceeded, Part, products, visibility
 from rope_core.diagnosis.attention_call import (
     AttentionCall,
     angles_rms,
@@ -119,7 +120,9 @@ def diagnose_attention(
             tolerance=tolerance,
             noise=NOISE[out.dtype],
         )
-        ranked = rank(_search(search, max_mistakes), tolerance)
+        with suppress(CostExceeded):
+            _search(search, max_mistakes)
+        ranked = rank(search.found, tolerance)
         if not ranked:
             probe = _proves_nothing(right) or (
                 "Send q before and after the rotation as 'before' and 'after': that tells whether "
@@ -286,8 +289,8 @@ def _visible_scores(right: AttentionCall, part: Part) -> Tensor:
     return scores[~hidden.expand_as(scores)]
 
 
-def _search(search: AttentionSearch, max_mistakes: int) -> list[Candidate]:
-    """Return candidates, with angles as the rope computes them, or else in float64."""
+def _search(search: AttentionSearch, max_mistakes: int) -> None:
+    """Find candidates, with angles as the rope computes them, or else in float64."""
     searches = [search]
     if is_float32(search.right) and angles_rms(search.right) > FAR_ANGLES:
         searches.append(replace(search, right=in_float64(search.right), grids={}))
@@ -298,13 +301,12 @@ def _search(search: AttentionSearch, max_mistakes: int) -> list[Candidate]:
         found += candidates
         wrongs.append(others)
         if search.is_settled(found):
-            return found
+            return
     if max_mistakes > 1:
         for one, (of_attention, of_rotation) in zip(searches, wrongs, strict=True):
             found += one.pairs(of_attention, of_rotation)
             if search.is_settled(found):
-                break
-    return found
+                return
 
 
 def _mscale(resolved: Resolved | None) -> float | None:

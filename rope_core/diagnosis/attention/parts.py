@@ -1,12 +1,12 @@
 """Which parts of the evidence of attention are simulated: the fewest that distinguish mistakes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from rope_core.diagnosis.attention.simulation import KvHeads, Part
+from rope_core.diagnosis.attention.simulation import FAR_KEYS, Cost, KvHeads, Part
 from rope_core.diagnosis.attention_call import AttentionCall, Sequence
 
 FEW_KEYS = 64
@@ -40,7 +40,8 @@ def parts(tensors: AttentionTensors, call: AttentionCall, errors: Tensor) -> lis
         errors: relative error of each query and head, `[Tq, H]`.
     """
     heads = _heads(call, errors)
-    chosen = []
+    chosen: list[Part] = []
+    cost = Cost(_cost_of_expected(call))
     for sequence in _sequences(call, errors):
         visible = _num_visible(call, sequence)
         of_queries = errors[sequence.queries].amax(-1)
@@ -48,11 +49,12 @@ def parts(tensors: AttentionTensors, call: AttentionCall, errors: Tensor) -> lis
         for candidates in (few & (visible > 0), many):
             if bool(candidates.any()):
                 queries = _queries(call, candidates.nonzero()[:, 0], of_queries)
-                of_part = _worst_heads(heads, errors) if candidates is many else heads
+                of_part = _worst_heads(call, heads, errors) if candidates is many else heads
                 chosen.append(_part(tensors, call, sequence, queries, of_part))
         if not bool((visible > 0).any()):
             queries = torch.arange(min(2, len(visible)))
             chosen.append(_part(tensors, call, sequence, queries, heads))
+    chosen = [replace(part, cost=cost) for part in chosen]
     chosen.sort(key=lambda part: _cost(call, part))
     return [_probe(chosen[0], errors), *chosen]
 
@@ -92,9 +94,21 @@ def _heads(call: AttentionCall, errors: Tensor) -> Tensor:
     return torch.tensor(sorted(chosen)[:MAX_HEADS])
 
 
-def _worst_heads(heads: Tensor, errors: Tensor) -> Tensor:
+def _cost_of_expected(call: AttentionCall) -> int:
+    """Return what the expected values took of the time of the search: scores with a soft cap."""
+    if call.softcap is None:
+        return 0
+    of_heads = sum(
+        (s.queries.stop - s.queries.start) * (s.keys.stop - s.keys.start) for s in call.sequences
+    )
+    return of_heads * call.num_heads // 3
+
+
+def _worst_heads(call: AttentionCall, heads: Tensor, errors: Tensor) -> Tensor:
     """Return the worst and the best of the heads: all keys of more would take too long."""
     worst = errors.amax(0)[heads]
+    if len(call.k_index) > FAR_KEYS:
+        return heads[int(worst.argmax())][None]
     return heads[sorted({int(worst.argmax()), int(worst.argmin())})]
 
 

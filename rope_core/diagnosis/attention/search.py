@@ -116,10 +116,13 @@ class AttentionSearch:
     )
     """Numbers, products of queries and keys for each of them, and the call that has their ids."""
 
+    found: list[Candidate] = field(default_factory=list)
+    """All candidates within the tolerance so far."""
+
     def singles(self) -> tuple[list[Candidate], list[Wrong], list[Wrong]]:
         """Return the calls with one mistake that are within the tolerance.
 
-        And all calls with a mistake of attention, and those of the rotation that is not fitted.
+        And all calls with a mistake of attention, and those of the rotation.
         """
         right = Wrong((), self.right)
         of_attention, of_rotation = [*self._of_attention(right)], [*self._of_rotation(right)]
@@ -128,8 +131,9 @@ class AttentionSearch:
         if self.is_settled(found):  # one gain of both sides is a scale of scores
             is_scaled = any(one.mistakes[0][0] == "scale_wrong" for one in found)
             codes = ("gain_wrong",) if is_scaled else ()
-        found += self._within(self._fitted_rotation(right, codes))
-        return found, of_attention, of_rotation
+        fitted_rotation = [*self._fitted_rotation(right, codes)]
+        found += self._within(fitted_rotation)
+        return found, of_attention, [*of_rotation, *fitted_rotation]
 
     def pairs(self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]) -> list[Candidate]:
         """Return the calls with two mistakes that are within the tolerance."""
@@ -162,6 +166,7 @@ class AttentionSearch:
                     is_odd=wrong.is_odd,
                 )
                 found.append(candidate)
+                self.found.append(candidate)
         return found
 
     def _of_attention(self, base: Wrong) -> Iterator[Wrong]:
@@ -222,7 +227,7 @@ class AttentionSearch:
                 sides = {side: number.vary(call, value) for side, call in rotations.items()}
                 return replace(base.call, **sides)
 
-            count = MAX_STARTS if not base.mistakes else 1
+            count = MAX_STARTS if not base.mistakes else 2
             for start in self._starts(code, number, base.call, change)[:count]:
                 wrong = self._fit(base, code, number, change, start)
                 if wrong is not None:

@@ -19,6 +19,20 @@ from rope_core.layouts import (
 
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
+MOST_ELEMENTS = 140_000_000
+"""Elements that a search may simulate: about a second of one thread."""
+
+FAR_KEYS = 2**14
+"""Keys from which on tensors do not fit into caches, and elements cost FAR_ELEMENTS each."""
+
+FAR_ELEMENTS = 3
+
+ELEMENTS_OF_STEP = 20_000
+"""What a step costs however small it is."""
+
+SCORE_ELEMENTS = 3
+"""What the softmax of a score and its value cost."""
+
 CACHED = 16
 """Scores in the memory of a part."""
 
@@ -53,6 +67,27 @@ class KvHeads:
         return KvHeads(self.numbers[of_head], places, torch.zeros_like(of_head))
 
 
+class CostExceeded(Exception):
+    """The search has simulated as much as it may."""
+
+
+@dataclass(slots=True)
+class Cost:
+    """How much was simulated: elements of heads, about 8 ns each."""
+
+    elements: int = 0
+
+    def add(self, elements: int) -> None:
+        """Count elements, and those that any step costs.
+
+        Raises:
+            CostExceeded: they are too many.
+        """
+        self.elements += elements + ELEMENTS_OF_STEP
+        if self.elements > MOST_ELEMENTS:
+            raise CostExceeded
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Part:
     """Some queries and heads of one sequence, with all its keys, in float64."""
@@ -75,6 +110,9 @@ class Part:
     lse: Tensor | None  # [n, h], theirs
     bias: Tensor | None
     """The mask: `[1 or h, 1 or n, 1 or Sk]`, -inf for a hidden key."""
+
+    cost: Cost = field(default_factory=Cost)
+    """Of all parts."""
 
     _scores: dict[tuple[int, int, bool], "_Scores"] = field(default_factory=dict)
     _visible: dict[tuple[object, ...], tuple[Tensor, slice, Tensor]] = field(default_factory=dict)
@@ -153,6 +191,7 @@ def products_of_offsets(
     The rope is composable; its attention scaling is not applied again.
     """
     keys = visibility(call, part)[1]
+    part.cost.add(len(offsets) * (keys.stop - keys.start) * part.k.shape[-1] // 8)
     q = rotated(part.q, call, call.q, part.queries, part.heads)
     k = _rotated_keys(call, call.k, part, part.k, keys, is_key=True)
     layout = "half" if rope.layout == "interleaved_to_half" else rope.layout
@@ -170,6 +209,9 @@ def _attend(
     call: AttentionCall, part: Part, hidden: Tensor, keys: slice, products: Tensor
 ) -> Result:
     """Return the results of products `[..., h, n, keys]` of queries and keys."""
+    values_of = (call.scale, call.softcap)
+    count = max(x.numel() if isinstance(x, Tensor) else 1 for x in values_of)
+    part.cost.add(SCORE_ELEMENTS * count * products.numel())
     scores = products * call.scale
     if call.softcap is not None:
         scores = (scores / call.softcap).tanh() * call.softcap
@@ -272,6 +314,8 @@ def _products(call: AttentionCall, part: Part, keys: slice) -> Tensor:
     name = id(call.q), id(call.k), call.tiled
     cached = part._scores.get(name)
     if cached is None or cached.keys.start > keys.start or cached.keys.stop < keys.stop:
+        count = keys.stop - keys.start
+        part.cost.add(count * part.k[0].numel() * (FAR_ELEMENTS if count > FAR_KEYS else 1))
         q = rotated(part.q, call, call.q, part.queries, part.heads)
         k = _rotated_keys(call, call.k, part, part.k, keys, is_key=True)
         products = torch.einsum("nhd,khd->hnk", q, k)
