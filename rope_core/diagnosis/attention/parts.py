@@ -101,7 +101,7 @@ def _cost_of_expected(call: AttentionCall) -> int:
     of_heads = sum(
         (s.queries.stop - s.queries.start) * (s.keys.stop - s.keys.start) for s in call.sequences
     )
-    return of_heads * call.num_heads // 3
+    return int(of_heads * call.num_heads // 3)
 
 
 def _worst_heads(call: AttentionCall, heads: Tensor, errors: Tensor) -> Tensor:

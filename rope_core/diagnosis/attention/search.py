@@ -133,7 +133,9 @@ class AttentionSearch:
             codes = ("gain_wrong",) if is_scaled else ()
         fitted_rotation = [*self._fitted_rotation(right, codes)]
         found += self._within(fitted_rotation)
-        return found, of_attention, [*of_rotation, *fitted_rotation]
+        if self.right.has_lse:  # the output may show the number although the log-sum-exp is off
+            of_rotation += fitted_rotation
+        return found, of_attention, of_rotation
 
     def pairs(self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]) -> list[Candidate]:
         """Return the calls with two mistakes that are within the tolerance."""
@@ -227,7 +229,7 @@ class AttentionSearch:
                 sides = {side: number.vary(call, value) for side, call in rotations.items()}
                 return replace(base.call, **sides)
 
-            count = MAX_STARTS if not base.mistakes else 2
+            count = MAX_STARTS if not base.mistakes else 1 if is_long else 2
             for start in self._starts(code, number, base.call, change)[:count]:
                 wrong = self._fit(base, code, number, change, start)
                 if wrong is not None:

@@ -19,7 +19,7 @@ from rope_core.layouts import (
 
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
-MOST_ELEMENTS = 140_000_000
+MOST_ELEMENTS = 170_000_000
 """Elements that a search may simulate: about a second of one thread."""
 
 FAR_KEYS = 2**14
@@ -415,7 +415,7 @@ def _rotate(x: Tensor, factors: Tensor, rotation: RotaryCall) -> Tensor:
         pairs = torch.complex(*y.chunk(2, -1)) * factors.to(COMPLEX[x.dtype])
         y = torch.cat((pairs.real, pairs.imag), -1)
     else:
-        pairs = torch.view_as_complex(y.unflatten(-1, (-1, 2)).contiguous())
+        pairs = torch.view_as_complex(y.reshape(*y.shape[:-1], -1, 2).contiguous())
         y = torch.view_as_real(pairs * factors.to(COMPLEX[x.dtype])).flatten(-2)
     y = y.flatten(-2)
     if rope.rotary_dim < rope.head_dim:
