@@ -19,7 +19,7 @@ from rope_core.layouts import (
 
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
-MOST_ELEMENTS = 170_000_000
+MOST_ELEMENTS = 220_000_000
 """Elements that a search may simulate: about a second of one thread."""
 
 FAR_KEYS = 2**14
