@@ -34,15 +34,9 @@ def run_attend(call: Attend, backend: str | None = None) -> Attended:
         KernelNotBuilt: a kernel of the named backend is still being built.
         ConfigError: no backend has that name.
     """
-    q, k, v, rope = call.q, call.k, call.v, call.rope
+    rope = call.rope
     rotary_backend = None if backend in ATTEND_ONLY else backend
-    bounds = None
-    if rope is not None:
-        by_table = None if rotary_backend else _rotated_by_table(call, rope)
-        if by_table is not None:
-            q, k, bounds = by_table
-        else:
-            q, k, v, q_angles = _rotated(call, rope, rotary_backend)
+    q, k, v, q_angles, bounds = rotate_inputs(call, rotary_backend)
     cu_seqlens = None
     if call.cu_seqlens_q is not None and call.cu_seqlens_k is not None:
         cu_seqlens = call.cu_seqlens_q, call.cu_seqlens_k
@@ -60,6 +54,22 @@ def run_attend(call: Attend, backend: str | None = None) -> Attended:
     if rope is not None and rope.values == "and_back" and q_angles is not None:
         (out,) = _rotate((out,), q_angles, rope, rotary_backend, inverse=True)
     return Attended(out, lse[0] if call.return_lse else None, name)
+
+
+def rotate_inputs(
+    call: Attend, backend: str | None = None
+) -> tuple[Tensor, Tensor, Tensor, Angles | FusedAngles | None, tuple[float, float] | None]:
+    """Return q, k and v as they attend, the angles of q, and upper bounds of |q| and |k|.
+
+    Angles and bounds are None where they are not known.
+    """
+    rope = call.rope
+    if rope is None:
+        return call.q, call.k, call.v, None, None
+    by_table = None if backend else _rotated_by_table(call, rope)
+    if by_table is not None:
+        return by_table[0], by_table[1], call.v, None, by_table[2]
+    return *_rotated(call, rope, backend), None
 
 
 def _index(call: Attend) -> tuple[Tensor, Tensor] | None:

@@ -67,6 +67,9 @@ class AttentionCall:
     q_index: Tensor
     """int64 `[Tq]`: index of each query in its sequence."""
 
+    q_index_from_zero: Tensor
+    """int64 `[Tq]`: index of each query, counted from 0 in its sequence."""
+
     k_index: Tensor
     sequences: tuple[Sequence, ...]
     num_heads: int
@@ -141,6 +144,7 @@ def right_call(call: Attend, has_lse: bool, silent: RopeConfig | None = None) ->
         sinks=call.sinks,
         mask=call.mask,
         q_index=_query_index(call, sequences),
+        q_index_from_zero=_from_zero(call, sequences),
         k_index=_index(call.k, call.k_index, call.cu_seqlens_k),
         sequences=sequences,
         num_heads=call.q.shape[-2],
@@ -177,15 +181,6 @@ def in_float64(call: AttentionCall) -> AttentionCall:
         if rotation is not None
     }
     return replace(call, **sides)
-
-
-def from_zero(call: AttentionCall) -> Tensor:
-    """Return the index of each query, counted from 0 in its sequence: int64 `[Tq]`."""
-    index = torch.empty_like(call.q_index)
-    for sequence in call.sequences:
-        part = index[sequence.queries]
-        part.copy_(torch.arange(len(part)))
-    return index
 
 
 def _rotation(
@@ -235,4 +230,13 @@ def _query_index(call: Attend, sequences: tuple[Sequence, ...]) -> Tensor:
         part = index[sequence.queries]
         num_keys = sequence.keys.stop - sequence.keys.start
         part.copy_(torch.arange(num_keys - len(part), num_keys))
+    return index
+
+
+def _from_zero(call: Attend, sequences: tuple[Sequence, ...]) -> Tensor:
+    """Return the index of each query, counted from 0 in its sequence: int64 `[Tq]`."""
+    index = torch.empty(call.q.shape[:-2].numel(), dtype=torch.int64)
+    for sequence in sequences:
+        part = index[sequence.queries]
+        part.copy_(torch.arange(len(part)))
     return index

@@ -95,10 +95,10 @@ def predict(call: RotaryCall, index: Tensor | None = None) -> Tensor:
         radians = rounded(radians, call.angles_dtype)
     radians = radians.double() * (-call.times if rope.negative else call.times)
     gain = rope.attention_scaling if call.gain is None else call.gain
-    magnitude: Tensor = torch.full_like(radians, gain**call.times)
+    factors = torch.complex(radians.cos(), radians.sin()).mul_(gain**call.times)
     if rope.rope_type == "xpos":
-        magnitude *= xpos_scale(positions[0].double(), rope, is_shift=False)
-    return torch.polar(magnitude.abs(), radians) * (1 if gain**call.times >= 0 else -1)
+        factors *= xpos_scale(positions[0].double(), rope, is_shift=False).abs()
+    return factors
 
 
 def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -144,7 +144,7 @@ class Angles:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frequencies:
-    """A row of frequencies, of whatever direction."""
+    """A row of frequencies. Those of the right call are positive, whatever its direction."""
 
     row: Tensor
     """float64 `[n]`."""
@@ -153,11 +153,14 @@ class Frequencies:
     """1 for frequencies that are known, `[n]`."""
 
     tolerance: float
+    is_negative: bool
+    """Whether the right call turns backwards."""
 
     @classmethod
-    def of(cls, row: Tensor, tolerance: float) -> "Frequencies":
+    def of(cls, row: Tensor, right: RotaryCall, tolerance: float) -> "Frequencies":
         """Return a row of frequencies, float64 `[n]`."""
-        return cls(row, ((row != 0) & row.isfinite()).double().numpy(), tolerance)
+        known = ((row != 0) & row.isfinite()).double().numpy()
+        return cls(row, known, tolerance, right.rope.negative)
 
     @property
     def explained(self) -> float:
@@ -174,7 +177,8 @@ class Frequencies:
                 inv_freq if call.arithmetic_dtype is None else inv_freq.to(call.arithmetic_dtype)
             )
             inv_freq = rounded(exact, call.frequencies_dtype)
-        return inv_freq.double() * call.positions[0, 0]
+        is_reversed = call.rope.negative != self.is_negative
+        return inv_freq.double() * (-call.positions[0, 0] if is_reversed else call.positions[0, 0])
 
     def error(self, numbers: Tensor) -> float:
         if numbers.shape != self.row.shape:

@@ -90,7 +90,7 @@ class Naming:
     ) -> "Naming":
         """Return the names of what frequencies, float64 `[n]`, are differently from `call`."""
         positions = torch.ones((call.rope.num_axes, 1), dtype=torch.float64)
-        evidence = Frequencies.of(row, tolerance)
+        evidence = Frequencies.of(row, call, tolerance)
         one = replace(call, positions=positions, shape=(1, 1, 1))
         return cls(evidence, evidence, _codes("frequencies"), one, clues)
 

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rope_core.attention import run_attend
 from rope_core.attention_warnings import attention_warnings
 from rope_core.calls import Attend
 from rope_core.calls.rope_checks import widths
@@ -20,10 +20,11 @@ from rope_core.checks import (
     shape_of,
 )
 from rope_core.config import Arithmetic, AttentionConfig, RopeConfig
+from rope_core.diagnosis.attention.expected import expected_values
 from rope_core.diagnosis.attention.fit import difference as lse_difference
 from rope_core.diagnosis.attention.parts import AttentionTensors, parts
 from rope_core.diagnosis.attention.search import AttentionSearch
-from rope_core.diagnosis.attention.simulation import Part, products, visibility
+from rope_core.diagnosis.attention.simulation import CostExceeded, Part, products, visibility
 from rope_core.diagnosis.attention_call import (
     AttentionCall,
     angles_rms,
@@ -103,8 +104,8 @@ def diagnose_attention(
         has_lse = lse is not None
         clues, call, warnings = _call(rope, q, k, v, positions, attention, arguments, has_lse)
         out, lse = _check_theirs(call, out, lse)
-        expected = run_attend(call)
         right = right_call(call, has_lse, _silent_rope(call, clues))
+        expected = expected_values(call, right)
         got = _flat(out, 2), None if lse is None else _flat(lse, 1)
         wanted = _flat(expected.out, 2), None if expected.lse is None else _flat(expected.lse, 1)
         errors = _errors(got, wanted)
@@ -117,7 +118,7 @@ def diagnose_attention(
         wrong, right_energy = _energies(got[0], wanted[0])
         answer = {
             "expected": expected.out,
-            "error_by_position": ratio(wrong, right_energy).nan_to_num(0.0),
+            "error_by_position": ratio(wrong, right_energy).nan_to_num(0.0, 0.0, 0.0),
         }
         of_out = relative_error(float(wrong.sum()), float(right_energy.sum()))
         error = _difference(out, expected.out, of_out, got[1], wanted[1], tolerance)
@@ -140,7 +141,9 @@ def diagnose_attention(
             tolerance=tolerance,
             noise=NOISE[out.dtype],
         )
-        ranked = rank(_search(search, max_mistakes), tolerance)
+        with suppress(CostExceeded):
+            _search(search, max_mistakes)
+        ranked = rank(search.found, tolerance)
         if not ranked:
             probe = _proves_nothing(right) or (
                 "Send q before and after the rotation as 'before' and 'after': that tells whether "
@@ -163,7 +166,7 @@ def _of_other_arithmetic(
     if rope is None or relative is None or relative > NEARLY or angles_rms(right) < FAR_ANGLES:
         return None
     arithmetic: Arithmetic = "float64" if rope.arithmetic == "hf" else "hf"
-    expected = run_attend(replace(call, rope=replace(rope, arithmetic=arithmetic)))
+    expected = expected_values(replace(call, rope=replace(rope, arithmetic=arithmetic)), right)
     wrong, energy = _energies(got[0], _flat(expected.out, 2))
     of_out = relative_error(float(wrong.sum()), float(energy.sum()))
     lse = None if expected.lse is None else _flat(expected.lse, 1)
@@ -337,8 +340,8 @@ def _visible_scores(right: AttentionCall, part: Part) -> Tensor:
     return scores[~hidden.expand_as(scores)]
 
 
-def _search(search: AttentionSearch, max_mistakes: int) -> list[Candidate]:
-    """Return candidates, with angles as the rope computes them, or else in float64."""
+def _search(search: AttentionSearch, max_mistakes: int) -> None:
+    """Find candidates, with angles as the rope computes them, or else in float64."""
     searches = [search]
     if is_float32(search.right) and angles_rms(search.right) > FAR_ANGLES:
         searches.append(replace(search, right=in_float64(search.right), grids={}))
@@ -349,13 +352,12 @@ def _search(search: AttentionSearch, max_mistakes: int) -> list[Candidate]:
         found += candidates
         wrongs.append(others)
         if search.is_settled(found):
-            return found
+            return
     if max_mistakes > 1:
         for one, (of_attention, of_rotation) in zip(searches, wrongs, strict=True):
             found += one.pairs(of_attention, of_rotation)
             if search.is_settled(found):
-                break
-    return found
+                return
 
 
 def _mscale(resolved: Resolved | None) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rope_core.diagnosis.attention.simulation import Part, Result, simulate
+from rope_core.diagnosis.attention.simulation import Part, Result, least_error, simulate
 from rope_core.diagnosis.attention_call import AttentionCall, AttentionClues, Fitted
 from rope_core.errors import ConfigError
 
@@ -52,6 +52,8 @@ def relative_error(call: AttentionCall, parts: Sequence[Part], limit: float = ma
     sums = torch.zeros(2, 2, dtype=torch.float64)
     error = math.inf
     for part in parts:
+        if least_error(call, part) > limit:
+            return math.inf
         result = simulate(call, part)
         sums[0] += _squares(part.out, result.out)
         if part.lse is not None:
@@ -62,12 +64,21 @@ def relative_error(call: AttentionCall, parts: Sequence[Part], limit: float = ma
     return error
 
 
-def error_of_out(call: AttentionCall, parts: Sequence[Part], output: Output = "out") -> float:
-    """Return |evidence - reproduced| / |reproduced| of one output."""
+def error_of_out(
+    call: AttentionCall, parts: Sequence[Part], output: Output = "out", limit: float = math.inf
+) -> float:
+    """Return |evidence - reproduced| / |reproduced| of one output.
+
+    Infinite once the first parts are above `limit`.
+    """
     sums = torch.zeros(2, dtype=torch.float64)
+    error = math.inf
     for part in parts:
         sums += _squares(getattr(part, output), getattr(simulate(call, part), output))
-    return _ratio(*sums.tolist())
+        error = _ratio(*sums.tolist())
+        if not error <= limit:
+            return math.inf
+    return error
 
 
 def _squares(got: Tensor, reproduced: Tensor) -> Tensor:
@@ -104,6 +115,8 @@ def measure(
         mscale: factor of YaRN in the softmax scale of the model.
         caps: whether the scores may have a soft cap.
     """
+    if least_error(call, parts[0]) > limit:
+        return AttentionClues(mscale=mscale)
     scales = [call.scale * 1.45 ** (i - 12) for i in range(25)]
     scale = _fit_field(call, "scale", scales, named_scales(call, mscale), parts, limit)
     softcaps = [0.5 * 1.4**i for i in range(20)]
@@ -136,7 +149,7 @@ def _fit_field(
         field: dict[str, Any] = {name: value}
         return replace(call, **field)
 
-    if start in named and error_of_out(change(start), parts, output) <= limit / 30:
+    if start in named and error_of_out(change(start), parts, output, limit / 30) <= limit / 30:
         found: Fitted | None = Fitted(start, False)  # also where weights are 0 and 1 at any scale
     else:
         found = fitted(change, start, parts, limit, named=named, output=output)
@@ -174,19 +187,22 @@ def fitted(
         step: change of the number to which the change of the output is measured.
         output: what has to fit.
     """
+    if output == "out" and least_error(change(start), parts[0]) > limit:
+        return None
     value = _least_squares(change, start, is_ratio, parts[:1], step, PROBE_STEPS, output)
     if value is None or not error_of_out(change(value), parts[:1], output) <= limit:
         return None
     value = _least_squares(change, value, is_ratio, parts, step, STEPS, output)
     if value is None:
         return None
-    best = error_of_out(change(value), parts, output)
+    best = error_of_out(change(value), parts, output, limit)
     if not best <= limit:
         return None
     for near in (*named, *plain_numbers(value)):
         if abs(near - value) <= NEAR * abs(value):
             with suppress(ConfigError):
-                if error_of_out(change(near), parts, output) <= 1.1 * best + 1e-7:
+                most = 1.1 * best + 1e-7
+                if error_of_out(change(near), parts, output) <= most:
                     return Fitted(near, False)
     return Fitted(value, True)
 

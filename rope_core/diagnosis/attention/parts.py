@@ -1,12 +1,12 @@
 """Which parts of the evidence of attention are simulated: the fewest that distinguish mistakes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from rope_core.diagnosis.attention.simulation import KvHeads, Part
+from rope_core.diagnosis.attention.simulation import FAR_KEYS, Cost, KvHeads, Part
 from rope_core.diagnosis.attention_call import AttentionCall, Sequence
 
 FEW_KEYS = 64
@@ -40,7 +40,8 @@ def parts(tensors: AttentionTensors, call: AttentionCall, errors: Tensor) -> lis
         errors: relative error of each query and head, `[Tq, H]`.
     """
     heads = _heads(call, errors)
-    chosen = []
+    chosen: list[Part] = []
+    cost = Cost(_cost_of_expected(call))
     for sequence in _sequences(call, errors):
         visible = _num_visible(call, sequence)
         of_queries = errors[sequence.queries].amax(-1)
@@ -48,10 +49,12 @@ def parts(tensors: AttentionTensors, call: AttentionCall, errors: Tensor) -> lis
         for candidates in (few & (visible > 0), many):
             if bool(candidates.any()):
                 queries = _queries(call, candidates.nonzero()[:, 0], of_queries)
-                chosen.append(_part(tensors, call, sequence, queries, heads))
+                of_part = _worst_heads(call, heads, errors) if candidates is many else heads
+                chosen.append(_part(tensors, call, sequence, queries, of_part))
         if not bool((visible > 0).any()):
             queries = torch.arange(min(2, len(visible)))
             chosen.append(_part(tensors, call, sequence, queries, heads))
+    chosen = [replace(part, cost=cost) for part in chosen]
     chosen.sort(key=lambda part: _cost(call, part))
     return [_probe(chosen[0], errors), *chosen]
 
@@ -89,6 +92,24 @@ def _heads(call: AttentionCall, errors: Tensor) -> Tensor:
     moved = (numbers // group != numbers % call.num_kv_heads).nonzero()[:1, 0].tolist()
     chosen = dict.fromkeys((int(of_heads.argmax()), int(of_heads.argmin()), *moved))
     return torch.tensor(sorted(chosen)[:MAX_HEADS])
+
+
+def _cost_of_expected(call: AttentionCall) -> int:
+    """Return what the expected values took of the time of the search: scores with a soft cap."""
+    if call.softcap is None:
+        return 0
+    of_heads = sum(
+        (s.queries.stop - s.queries.start) * (s.keys.stop - s.keys.start) for s in call.sequences
+    )
+    return int(of_heads * call.num_heads // 3)
+
+
+def _worst_heads(call: AttentionCall, heads: Tensor, errors: Tensor) -> Tensor:
+    """Return the worst and the best of the heads: all keys of more would take too long."""
+    worst = errors.amax(0)[heads]
+    if len(call.k_index) > FAR_KEYS:
+        return heads[int(worst.argmax())][None]
+    return heads[sorted({int(worst.argmax()), int(worst.argmin())})]
 
 
 def _num_visible(call: AttentionCall, sequence: Sequence) -> Tensor:
@@ -160,11 +181,11 @@ def _part(
         v=of_keys(tensors.v),
         out=of_queries(tensors.out),
         lse=None if tensors.lse is None else of_queries(tensors.lse),
-        bias=None if call.mask is None else _bias(call.mask, sequence, queries, heads),
+        bias=None if call.mask is None else mask_bias(call.mask, sequence, queries, heads),
     )
 
 
-def _bias(mask: Tensor, sequence: Sequence, queries: Tensor, heads: Tensor) -> Tensor:
+def mask_bias(mask: Tensor, sequence: Sequence, queries: Tensor, heads: Tensor) -> Tensor:
     """Return what a mask adds to the scores of a part: `[1 or h, 1 or n, 1 or Sk]`."""
     mask = mask if mask.ndim == 4 else mask[None, None]
     part = mask[sequence.row if len(mask) > 1 else 0]

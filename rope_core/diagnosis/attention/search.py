@@ -23,6 +23,7 @@ from rope_core.diagnosis.attention.fit import (
 )
 from rope_core.diagnosis.attention.simulation import (
     Part,
+    least_error,
     products,
     products_of_offsets,
     simulate_products,
@@ -60,6 +61,9 @@ MAX_OFFSET_SCORES = 2**20
 
 MAX_STARTS = 4
 """Numbers of a coarse grid from which the search of one that fits starts, at most."""
+
+STARTS_OF_TWO = 3
+"""Numbers from which the search of two that fit starts, at most."""
 
 NUM_OFFSETS = 2
 """Best offsets that are verified."""
@@ -113,10 +117,13 @@ class AttentionSearch:
     )
     """Numbers, products of queries and keys for each of them, and the call that has their ids."""
 
+    found: list[Candidate] = field(default_factory=list)
+    """All candidates within the tolerance so far."""
+
     def singles(self) -> tuple[list[Candidate], list[Wrong], list[Wrong]]:
         """Return the calls with one mistake that are within the tolerance.
 
-        And all calls with a mistake of attention, and those of the rotation that is not fitted.
+        And all calls with a mistake of attention, and those of the rotation.
         """
         right = Wrong((), self.right)
         of_attention, of_rotation = [*self._of_attention(right)], [*self._of_rotation(right)]
@@ -125,7 +132,10 @@ class AttentionSearch:
         if self.is_settled(found):  # one gain of both sides is a scale of scores
             is_scaled = any(one.mistakes[0][0] == "scale_wrong" for one in found)
             codes = ("gain_wrong",) if is_scaled else ()
-        found += self._within(self._fitted_rotation(right, codes))
+        fitted_rotation = [*self._fitted_rotation(right, codes)]
+        found += self._within(fitted_rotation)
+        if self.right.has_lse:  # the output may show the number although the log-sum-exp is off
+            of_rotation += fitted_rotation
         return found, of_attention, of_rotation
 
     def pairs(self, of_attention: Sequence[Wrong], of_rotation: Sequence[Wrong]) -> list[Candidate]:
@@ -159,6 +169,7 @@ class AttentionSearch:
                     is_odd=wrong.is_odd,
                 )
                 found.append(candidate)
+                self.found.append(candidate)
         return found
 
     def _of_attention(self, base: Wrong) -> Iterator[Wrong]:
@@ -195,6 +206,8 @@ class AttentionSearch:
     ) -> Iterator[Wrong]:
         """Add each mistake of the rotation whose parameter is a fitted number, or those named."""
         rotations = _rotations(base.call)
+        if least_error(base.call, self.parts[0]) > self._limit:
+            return
         keys = visibility(base.call, self.parts[0])[1]
         is_long = keys.stop - keys.start > MANY_KEYS
         for code, mistake in _of_rotations(base.call):
@@ -217,7 +230,7 @@ class AttentionSearch:
                 sides = {side: number.vary(call, value) for side, call in rotations.items()}
                 return replace(base.call, **sides)
 
-            count = MAX_STARTS if not base.mistakes else 1
+            count = MAX_STARTS if not base.mistakes else 1 if is_long else 2
             for start in self._starts(code, number, base.call, change)[:count]:
                 wrong = self._fit(base, code, number, change, start)
                 if wrong is not None:
@@ -249,6 +262,17 @@ class AttentionSearch:
         self, code: str, number: Number, call: AttentionCall, change: Change
     ) -> list[float]:
         """Return the numbers of a coarse grid, the best first."""
+        values, stacked = self._grid(code, number, call, change)
+        if not values:
+            return []
+        probe = self.parts[0]
+        errors = errors_of(simulate_products(call, probe, stacked), probe)
+        return [values[i] for i in errors.argsort().tolist()]
+
+    def _grid(
+        self, code: str, number: Number, call: AttentionCall, change: Change
+    ) -> tuple[list[float], Tensor]:
+        """Return the numbers of a coarse grid, and the products of queries and keys for each."""
         probe = self.parts[0]
         keys = visibility(call, probe)[1]
         name = code, id(call.q), id(call.k), call.tiled, keys.start, keys.stop
@@ -263,11 +287,7 @@ class AttentionSearch:
                     grid.append(products(change(start), probe))
                     values.append(start)
             self.grids[name] = values, torch.stack(grid) if grid else torch.zeros(0), call
-        values, stacked, _ = self.grids[name]
-        if not values:
-            return []
-        errors = errors_of(simulate_products(call, probe, stacked), probe)
-        return [values[i] for i in errors.argsort().tolist()]
+        return self.grids[name][:2]
 
     def _is_scale(self, call: AttentionCall, ratio: float) -> bool:
         """Return whether a ratio of gains is a scale of scores that code is known to have."""
@@ -275,14 +295,14 @@ class AttentionSearch:
         known = named_scales(call, self.mscale)
         return any(abs(scale / other - 1) < 1e-3 for other in known)
 
-    def _offsets(self, base: Wrong) -> Iterator[Wrong]:
-        """Add an offset of the positions on one side."""
+    def _offsets(self, base: Wrong, scales: Sequence[float] = ()) -> Iterator[Wrong]:
+        """Add an offset of the positions on one side, best at one of the scales of the scores."""
         rotations = _rotations(base.call)
         rope = next(iter(rotations.values())).rope if rotations else None
         if rope is None or any(side.times != 1 for side in rotations.values()):
             return
         if rope.is_composable and rope.rope_type != "xpos" and base.call.frequencies is None:
-            offsets = self._best_offsets(base.call, rope)
+            offsets = self._best_offsets(base.call, rope, scales or [base.call.scale])
         else:
             offsets = [-1, 1]
         for side, rotation in rotations.items():
@@ -293,7 +313,9 @@ class AttentionSearch:
                 call = replace(base.call, **sides)
                 yield base.add("position_offset", {"offset": by, "side": side}, call)
 
-    def _best_offsets(self, call: AttentionCall, rope: RopeConfig) -> list[int]:
+    def _best_offsets(
+        self, call: AttentionCall, rope: RopeConfig, scales: Sequence[float]
+    ) -> list[int]:
         """Return the offsets of queries that fit best."""
         probe = self.parts[0]
         part = probe.narrow(torch.tensor([len(probe.queries) - 1]), 0)
@@ -309,45 +331,41 @@ class AttentionSearch:
             grid = products_of_offsets(call, part, rope, torch.tensor(offsets))
             self.grids[name] = offsets, grid.float(), call
         offsets, stacked, _ = self.grids[name]
-        errors = errors_of(simulate_products(call, part, stacked), part)
-        return [offsets[i] for i in errors.argsort()[:NUM_OFFSETS].tolist()]
+        errors = self._errors_of_scales(call, part, stacked, scales).amin(0)
+        count = NUM_OFFSETS if len(scales) == 1 else 2 * NUM_OFFSETS
+        return [
+            offsets[i] for i in errors.topk(min(count, len(offsets)), largest=False)[1].tolist()
+        ]
 
     def _scale_and_rotation(self) -> Iterator[Wrong]:
         """Return calls with another scale of the scores, and a fitted number of the rotation."""
         right = Wrong((), self.right)
-        tried: set[tuple[str, str, int]] = set()
-        for ratio in SCALE_RATIOS:
-            scaled = replace(self.right, scale=self.right.scale * ratio)
-            for wrong in self._offsets(Wrong((), scaled)):
-                offset = wrong.mistakes[0][1]
-                name = "position_offset", str(offset["side"]), int(offset["offset"])
-                if name not in tried:
-                    tried.add(name)
-                    unscaled = replace(wrong, call=replace(wrong.call, scale=self.right.scale))
-                    yield from self._scaled(unscaled)
-            for code, mistake in _of_rotations(self.right):
-                number = mistake.number
-                if number is None or not number.is_ratio or code == "gain_wrong":
-                    continue
-                first = next(iter(_rotations(self.right).values()))
-                if number.value(first) is None:
-                    continue
-                yield from self._number_and_scale(right, code, number, scaled)
+        if least_error(self.right, self.parts[0]) > self._limit:
+            return
+        scales = [self.right.scale * ratio for ratio in SCALE_RATIOS]
+        for wrong in self._offsets(right, scales):
+            yield from self._scaled(wrong)
+        for code, mistake in _of_rotations(self.right):
+            number = mistake.number
+            if number is None or not number.is_ratio or code == "gain_wrong":
+                continue
+            if number.value(next(iter(_rotations(self.right).values()))) is not None:
+                yield from self._number_and_scale(right, code, number, scales)
 
     def _number_and_scale(
-        self, right: Wrong, code: str, number: Number, scaled: AttentionCall
+        self, right: Wrong, code: str, number: Number, scales: Sequence[float]
     ) -> Iterator[Wrong]:
         rotations = _rotations(self.right)
 
-        def change(value: float, scale: float = scaled.scale) -> AttentionCall:
+        def change(value: float, scale: float = self.right.scale) -> AttentionCall:
             sides: dict[str, Any] = {
                 side: number.vary(call, value) for side, call in rotations.items()
             }
             return replace(self.right, **sides, scale=scale)
 
         with suppress(ConfigError):
-            for start in self._starts(code, number, scaled, change)[:1]:
-                found = two_numbers(change, (start, scaled.scale), self.parts, self._limit)
+            for start in self._starts_and_scales(code, number, scales, change):
+                found = two_numbers(change, start, self.parts, self._limit)
                 if found is not None:
                     value: float | int = round(found[0]) if number.is_whole else found[0]
                     for near in plain_numbers(value):
@@ -356,6 +374,36 @@ class AttentionSearch:
                             break
                     call = change(value, self.right.scale)
                     yield from self._scaled(right.add(code, {number.parameter: value}, call))
+                    return
+
+    def _starts_and_scales(
+        self, code: str, number: Number, scales: Sequence[float], change: Change
+    ) -> list[tuple[float, float]]:
+        """Return numbers of a coarse grid with scales of the scores, the best first."""
+        probe = self.parts[0]
+        values, stacked = self._grid(code, number, self.right, change)
+        if not values:
+            return []
+        errors = self._errors_of_scales(self.right, probe, stacked, scales)  # [scales, values]
+        best: list[tuple[float, float]] = []
+        for i in errors.flatten().argsort().tolist():
+            start = values[i % len(values)], scales[i // len(values)]
+            if start[0] not in [value for value, _ in best]:
+                best.append(start)
+            if len(best) == STARTS_OF_TWO:
+                break
+        return best
+
+    def _errors_of_scales(
+        self, call: AttentionCall, part: Part, stacked: Tensor, scales: Sequence[float]
+    ) -> Tensor:
+        """Return the errors of products `[C, ...]` with each of the scales, `[scales, C]`."""
+        return torch.stack(
+            [
+                errors_of(simulate_products(replace(call, scale=scale), part, stacked), part)
+                for scale in scales
+            ]
+        )
 
     def _scaled(self, base: Wrong) -> Iterator[Wrong]:
         """Add the scale that fits best."""

@@ -10,10 +10,35 @@ from rope_core.angles import compute_angles
 from rope_core.config import RopeConfig
 from rope_core.diagnosis.attention_call import AttentionCall, Sequence
 from rope_core.diagnosis.calls import RotaryCall, predict
-from rope_core.layouts import deinterleave, expand_to_channels, rotate_half
+from rope_core.layouts import (
+    SPLIT_HALF_LAYOUTS,
+    deinterleave,
+    expand_to_channels,
+    rotate_half,
+)
 
-CACHED = 4
+COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+MOST_ELEMENTS = 220_000_000
+"""Elements that a search may simulate: about a second of one thread."""
+
+FAR_KEYS = 2**14
+"""Keys from which on tensors do not fit into caches, and elements cost FAR_ELEMENTS each."""
+
+FAR_ELEMENTS = 3
+
+ELEMENTS_OF_STEP = 20_000
+"""What a step costs however small it is."""
+
+SCORE_ELEMENTS = 3
+"""What the softmax of a score and its value cost."""
+
+CACHED = 16
 """Scores in the memory of a part."""
+
+MOST_RANK = 0.75
+"""A query that sees more keys than this share of the channels of the values tells nothing of which
+keys it sees."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,10 +60,32 @@ class KvHeads:
         numbers, of_heads = torch.unique(kv_heads, return_inverse=True)
         return cls(numbers, torch.searchsorted(kept, numbers), of_heads)
 
-    def of_head(self, head: int) -> "KvHeads":
-        """Return the kv head of one of the query heads."""
-        place = self.of_heads[head : head + 1]
-        return KvHeads(self.numbers[place], self.places[place], torch.zeros_like(place))
+    def of_head(self, head: int, kept: Tensor) -> "KvHeads":
+        """Return the kv head of one of the query heads; a part keeps the places `kept`."""
+        of_head = self.of_heads[head : head + 1]
+        places = torch.searchsorted(kept, self.places[of_head])
+        return KvHeads(self.numbers[of_head], places, torch.zeros_like(of_head))
+
+
+class CostExceeded(Exception):
+    """The search has simulated as much as it may."""
+
+
+@dataclass(slots=True)
+class Cost:
+    """How much was simulated: elements of heads, about 8 ns each."""
+
+    elements: int = 0
+
+    def add(self, elements: int) -> None:
+        """Count elements, and those that any step costs.
+
+        Raises:
+            CostExceeded: they are too many.
+        """
+        self.elements += elements + ELEMENTS_OF_STEP
+        if self.elements > MOST_ELEMENTS:
+            raise CostExceeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,23 +111,34 @@ class Part:
     bias: Tensor | None
     """The mask: `[1 or h, 1 or n, 1 or Sk]`, -inf for a hidden key."""
 
+    cost: Cost = field(default_factory=Cost)
+    """Of all parts."""
+
     _scores: dict[tuple[int, int, bool], "_Scores"] = field(default_factory=dict)
-    _visible: dict[tuple[object, ...], tuple[Tensor, slice]] = field(default_factory=dict)
+    _visible: dict[tuple[object, ...], tuple[Tensor, slice, Tensor]] = field(default_factory=dict)
+    _least: dict[tuple[object, ...], tuple[float, object]] = field(default_factory=dict)
 
     def narrow(self, queries: Tensor, head: int) -> "Part":
         """Return the part with some of its queries, int64 `[m]`, and one of its heads."""
+        places = [
+            heads.places[heads.of_heads[head]] for heads in (self.kv_heads, self.tiled_kv_heads)
+        ]
+        kept = torch.unique(torch.stack(places))
         return replace(
             self,
             queries=self.queries[queries],
             heads=self.heads[head : head + 1],
-            kv_heads=self.kv_heads.of_head(head),
-            tiled_kv_heads=self.tiled_kv_heads.of_head(head),
+            kv_heads=self.kv_heads.of_head(head, kept),
+            tiled_kv_heads=self.tiled_kv_heads.of_head(head, kept),
             q=self.q[queries][:, head : head + 1],
+            k=self.k[:, kept],
+            v=self.v[:, kept],
             out=self.out[queries][:, head : head + 1],
             lse=None if self.lse is None else self.lse[queries][:, head : head + 1],
             bias=None if self.bias is None else _narrow(self.bias, queries, head),
             _scores={},
             _visible={},
+            _least={},
         )
 
 
@@ -133,6 +191,7 @@ def products_of_offsets(
     The rope is composable; its attention scaling is not applied again.
     """
     keys = visibility(call, part)[1]
+    part.cost.add(len(offsets) * (keys.stop - keys.start) * part.k.shape[-1] // 8)
     q = rotated(part.q, call, call.q, part.queries, part.heads)
     k = _rotated_keys(call, call.k, part, part.k, keys, is_key=True)
     layout = "half" if rope.layout == "interleaved_to_half" else rope.layout
@@ -150,6 +209,9 @@ def _attend(
     call: AttentionCall, part: Part, hidden: Tensor, keys: slice, products: Tensor
 ) -> Result:
     """Return the results of products `[..., h, n, keys]` of queries and keys."""
+    values_of = (call.scale, call.softcap)
+    count = max(x.numel() if isinstance(x, Tensor) else 1 for x in values_of)
+    part.cost.add(SCORE_ELEMENTS * count * products.numel())
     scores = products * call.scale
     if call.softcap is not None:
         scores = (scores / call.softcap).tanh() * call.softcap
@@ -165,9 +227,8 @@ def _attend(
     of_keys = weights.sum(-1)
     total = of_keys if sinks is None else of_keys + (sinks - top).exp()
     values = _values(call, part, keys)  # [h, keys, Dv]
-    out = (
-        weights @ values.to(weights.dtype) / total.masked_fill(total == 0, 1)[..., None]
-    )  # [..., h, n, Dv]
+    # [..., h, n, Dv]
+    out = weights @ values.to(weights.dtype) / total.masked_fill(total == 0, 1)[..., None]
     out = out.transpose(-2, -3)
     if call.rotates_back and call.q is not None:
         out = _rotate(out, 1 / _factors(call, call.q, part.queries, part.heads), call.q)
@@ -183,13 +244,56 @@ def visibility(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
     """
     name = call.causal, call.window, call.window_ahead, call.chunk, id(call.q_index)
     if name not in part._visible:
-        part._visible[name] = _visible(call, part)
-    return part._visible[name]
+        part._visible[name] = *hidden_keys(call, part.queries, part.sequence), call.q_index
+    return part._visible[name][:2]
 
 
-def _visible(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
-    k_index = call.k_index[part.sequence.keys]
-    distance = call.q_index[part.queries, None] - k_index
+def least_error(call: AttentionCall, part: Part) -> float:
+    """Return the relative error that no scores make smaller, whatever they are.
+
+    Theirs is a sum of the values that a query sees. What lies outside of their span depends on
+    masks, values and heads only.
+    """
+    if call.rotates_back:
+        return 0.0
+    of_mask = call.causal, call.window, call.window_ahead, call.chunk, id(call.q_index)
+    name = *of_mask, call.mask is None, call.tiled, id(call.v)
+    if name not in part._least:
+        part._least[name] = _least_error(call, part), (call.q_index, call.v)
+    return part._least[name][0]
+
+
+def _least_error(call: AttentionCall, part: Part) -> float:
+    hidden, keys = visibility(call, part)
+    most = int(MOST_RANK * part.v.shape[-1])
+    if not (~hidden).sum(-1).amin() <= most:
+        return 0.0
+    values = None
+    error, hidden = 0.0, hidden.expand(len(part.heads), -1, -1)
+    if call.mask is not None and part.bias is not None:
+        bias = part.bias if part.bias.shape[-1] == 1 else part.bias[..., keys]
+        hidden = hidden | (bias == -math.inf)
+    for head, of_head in enumerate(hidden):
+        for query, of_query in enumerate(of_head):
+            seen = (~of_query).nonzero()[:, 0]
+            if len(seen) > most:
+                continue
+            values = _values(call, part, keys) if values is None else values
+            basis = torch.linalg.qr(values[head, seen].double().T).Q  # [Dv, seen]
+            theirs = part.out[query, head].double()
+            error += float((theirs - basis @ (basis.T @ theirs)).square().sum())
+    norm = float(part.out.square().sum())
+    return math.sqrt(error / norm) if norm > 0 else 0.0
+
+
+def hidden_keys(call: AttentionCall, queries: Tensor, sequence: Sequence) -> tuple[Tensor, slice]:
+    """Return which keys of a sequence are hidden from queries, tokens int64 `[n]`.
+
+    Bool `[n, keys]`, and the range of these keys, which has all that are visible.
+    """
+    k_index = call.k_index[sequence.keys]
+    q_index = call.q_index[queries, None]
+    distance = q_index - k_index
     hidden = torch.zeros_like(distance, dtype=torch.bool)
     if call.causal:
         hidden |= distance < 0
@@ -198,8 +302,8 @@ def _visible(call: AttentionCall, part: Part) -> tuple[Tensor, slice]:
     if call.window_ahead is not None:
         hidden |= distance < -call.window_ahead
     if call.chunk is not None:
-        of_query = call.q_index[part.queries, None].div(call.chunk, rounding_mode="floor")
-        hidden |= of_query != k_index.div(call.chunk, rounding_mode="floor")
+        of_query, of_key = (i.div(call.chunk, rounding_mode="floor") for i in (q_index, k_index))
+        hidden |= of_query != of_key
     visible = (~hidden).any(0).nonzero()
     keys = slice(int(visible[0]), int(visible[-1]) + 1) if len(visible) else slice(0, 0)
     return hidden[:, keys], keys
@@ -210,6 +314,8 @@ def _products(call: AttentionCall, part: Part, keys: slice) -> Tensor:
     name = id(call.q), id(call.k), call.tiled
     cached = part._scores.get(name)
     if cached is None or cached.keys.start > keys.start or cached.keys.stop < keys.stop:
+        count = keys.stop - keys.start
+        part.cost.add(count * part.k[0].numel() * (FAR_ELEMENTS if count > FAR_KEYS else 1))
         q = rotated(part.q, call, call.q, part.queries, part.heads)
         k = _rotated_keys(call, call.k, part, part.k, keys, is_key=True)
         products = torch.einsum("nhd,khd->hnk", q, k)
@@ -236,11 +342,18 @@ def _rotated_keys(
     """Return the keys or the values of each query head, `[keys, h, D]`."""
     heads = part.tiled_kv_heads if call.tiled else part.kv_heads
     if rotation is None:
-        return x[keys, heads.places[heads.of_heads]]
+        return _of_places(x[keys], heads.places[heads.of_heads])
     first = part.sequence.keys.start
     tokens = torch.arange(first + keys.start, first + keys.stop)
-    x = rotated(x[keys, heads.places], call, rotation, tokens, heads.numbers, is_key=is_key)
+    x = rotated(
+        _of_places(x[keys], heads.places), call, rotation, tokens, heads.numbers, is_key=is_key
+    )
     return x if x.shape[1] == len(heads.of_heads) == 1 else x[:, heads.of_heads]
+
+
+def _of_places(x: Tensor, places: Tensor) -> Tensor:
+    """Return some heads of `x` `[keys, h, D]`; a single one is not copied."""
+    return x[:, int(places) :][:, :1] if len(places) == 1 else x[:, places]
 
 
 def rotated(
@@ -285,17 +398,26 @@ def _rotate(x: Tensor, factors: Tensor, rotation: RotaryCall) -> Tensor:
     rope = rotation.rope
     start = rope.head_dim - rope.rotary_dim if rope.trailing else 0
     end, width = start + rope.rotary_dim, rope.rotary_dim // rope.blocks
-    table_layout = rotation.table_layout or rope.layout
-    c, s = (
-        expand_to_channels(
-            t.view(*t.shape[:-1], rope.blocks, t.shape[-1] // rope.blocks), table_layout, width
-        )
-        for t in (factors.real, factors.imag)
-    )
     y = x[..., start:end].reshape(*x.shape[:-1], rope.blocks, width)
     if rope.layout == "interleaved_to_half":
         y = deinterleave(y)
-    y = (y * c + rotate_half(y, rope.layout) * s).flatten(-2)
+    factors = factors.view(*factors.shape[:-1], rope.blocks, factors.shape[-1] // rope.blocks)
+    is_half = rope.layout in SPLIT_HALF_LAYOUTS
+    is_mixed = rotation.table_layout not in (None, rope.layout)
+    if is_mixed or 2 * factors.shape[-1] != width or not (is_half or rope.layout == "interleaved"):
+        table_layout = rotation.table_layout or rope.layout
+        c, s = (
+            expand_to_channels(t.to(x.dtype), table_layout, width)
+            for t in (factors.real, factors.imag)
+        )
+        y = y * c + rotate_half(y, rope.layout) * s
+    elif is_half:
+        pairs = torch.complex(*y.chunk(2, -1)) * factors.to(COMPLEX[x.dtype])
+        y = torch.cat((pairs.real, pairs.imag), -1)
+    else:
+        pairs = torch.view_as_complex(y.reshape(*y.shape[:-1], -1, 2).contiguous())
+        y = torch.view_as_real(pairs * factors.to(COMPLEX[x.dtype])).flatten(-2)
+    y = y.flatten(-2)
     if rope.rotary_dim < rope.head_dim:
         first, last = (t.expand(*y.shape[:-1], -1) for t in (x[..., :start], x[..., end:]))
         y = torch.cat((first, y, last), -1)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rope_core.diagnosis.attention_call import AttentionCall, AttentionClues, from_zero
+from rope_core.diagnosis.attention_call import AttentionCall, AttentionClues
 from rope_core.diagnosis.mistake import Wrong, mistake
 
 
@@ -139,8 +139,8 @@ def causal_top_left(call: AttentionCall, clues: AttentionClues) -> Iterator[Wron
         offset of the cache.
     Source: pytorch #108108, #103082 and #144858, flash-attention #517, mlx #2836, onnx #8068.
     """
-    q_index = from_zero(call)
-    differs = bool((q_index != call.q_index).any())
+    q_index = call.q_index_from_zero
+    differs = q_index is not call.q_index and not q_index.equal(call.q_index)
     if differs and (call.causal or call.window is not None or call.chunk is not None):
         yield {}, replace(call, q_index=q_index)
 
