@@ -6,7 +6,7 @@ from functools import partial
 
 from rope_core.diagnosis.angles.evidence import HALF_STEP, in_float64
 from rope_core.diagnosis.angles.fit import fit
-from rope_core.diagnosis.angles.trials import GAINS, OFFSET, Trial, Trials, number_of
+from rope_core.diagnosis.angles.trials import GAINS, MAX_POINTS, OFFSET, Trial, Trials, number_of
 from rope_core.diagnosis.calls import RotaryCall
 from rope_core.diagnosis.mistake import CODES
 
@@ -153,7 +153,7 @@ class Pairs:
             return numbers[1].vary(varied, values[1])  # type: ignore[no-any-return]
 
         exact = partial(build, call=in_float64(self.trials.call))
-        values = fit(self.trials.few, exact, numbers, self.trials.call)
+        values = fit(self.trials.few, exact, numbers, self.trials.call, points=MAX_POINTS)
         if values is not None:
             yield from self.trials.rounded(self.right, [one, other], build, values)
 

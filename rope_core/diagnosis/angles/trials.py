@@ -22,6 +22,9 @@ NEUTRAL = 1e-3
 SAME = 1e-12
 """Relative difference of the numbers of calls that are the same."""
 
+MAX_POINTS = 16
+"""Starts of each number of a call with two mistakes."""
+
 MANY = 30.0
 """Tolerances from which on an error is not due to the arithmetic of float32."""
 
@@ -136,7 +139,8 @@ class Trials:
             return number.vary(call, values[0])  # type: ignore[no-any-return]
 
         exact = partial(build, call=in_float64(base.call))
-        values = fit(self.few, exact, [number], base.call)
+        points = MAX_POINTS if base.named else None
+        values = fit(self.few, exact, [number], base.call, points=points)
         if values is not None:
             yield from self.rounded(base, [code], build, values)
 
