@@ -22,6 +22,7 @@ from rope_core.diagnosis.angles.evidence import (
 )
 from rope_core.diagnosis.angles.pairs import Pairs
 from rope_core.diagnosis.angles.trials import Trial, Trials, is_same
+from rope_core.diagnosis.angles.work import Work
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import CODES
 from rope_core.diagnosis.mistakes import MISTAKES
@@ -46,17 +47,6 @@ OF_CONFIG = frozenset(
 """Mistakes whose numbers are all of the config."""
 
 
-def name_angles(
-    table: AngleTable,
-    call: RotaryCall,
-    clues: Clues,
-    max_mistakes: int,
-    kind: Literal["rotation", "table"] = "rotation",
-) -> list[Candidate]:
-    """Return the candidates of `Naming.of_angles`."""
-    return Naming.of_angles(table, call, clues, kind).candidates(max_mistakes)
-
-
 class Naming:
     """Names the mistakes in one piece of evidence. Single mistakes are searched once."""
 
@@ -78,11 +68,12 @@ class Naming:
         table: AngleTable,
         call: RotaryCall,
         clues: Clues,
-        kind: Literal["rotation", "table"] = "rotation",
+        kind: Literal["rotation", "table"],
+        work: Work,
     ) -> "Naming":
         """Return the names of what a table of angles does differently from `call`."""
-        few = Angles.of(subset(table, few_tokens(table, FEW)))
-        return cls(few, Angles.of(table), _codes(kind), call, clues)
+        few = Angles.of(subset(table, few_tokens(table, FEW)), work)
+        return cls(few, Angles.of(table, work), _codes(kind), call, clues)
 
     @classmethod
     def of_frequencies(
@@ -103,7 +94,10 @@ class Naming:
         found = [*self._singles]
         if max_mistakes > 1 and not self._is_explained(found):
             for stage in self._pairs.stages():
-                found += stage()
+                for trial in stage():
+                    found.append(trial)
+                    if not self._trials.few.work.is_left:
+                        break
                 if self._is_explained(found) or self._is_paired(found):
                     break
         ignored = [t for t in found if any(code == "scaling_ignored" for code, _ in t.named)]
@@ -183,7 +177,5 @@ class Naming:
 
 def _codes(kind: str) -> tuple[str, ...]:
     return tuple(
-        code
-        for code in CODES
-        if code in MISTAKES and kind in MISTAKES[code].evidence and code not in OF_STRUCTURE
+        code for code in CODES if kind in MISTAKES[code].evidence and code not in OF_STRUCTURE
     )

@@ -77,7 +77,7 @@ class Pairs:
                 yield from self.trials.fitted(base, code)
 
     def _offset_call(self, values: Sequence[float]) -> RotaryCall:
-        return number_of(OFFSET).vary(self.trials.call, values[0])  # type: ignore[no-any-return]
+        return number_of(OFFSET).vary(self.trials.call, values[0])
 
     def _plain_pairs(self) -> Iterator[Trial]:
         """Return pairs of which at most the first has a fitted number."""
@@ -147,10 +147,12 @@ class Pairs:
 
     def _two_numbers(self, one: str, other: str) -> Iterator[Trial]:
         numbers = [number_of(one), number_of(other)]
+        if not self.trials.few.work.is_left:
+            return
 
         def build(values: Sequence[float], call: RotaryCall = self.trials.call) -> RotaryCall:
             varied = numbers[0].vary(call, values[0])
-            return numbers[1].vary(varied, values[1])  # type: ignore[no-any-return]
+            return numbers[1].vary(varied, values[1])
 
         exact = partial(build, call=in_float64(self.trials.call))
         values = fit(self.trials.few, exact, numbers, self.trials.call, points=MAX_POINTS)

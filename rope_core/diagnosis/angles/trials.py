@@ -134,9 +134,11 @@ class Trials:
         number = number_of(code)
         if number.value(base.call) is None or base.numbers.shape != self.few.shape:
             return
+        if base.named and not self.few.work.is_left:
+            return
 
         def build(values: Sequence[float], call: RotaryCall = base.call) -> RotaryCall:
-            return number.vary(call, values[0])  # type: ignore[no-any-return]
+            return number.vary(call, values[0])
 
         exact = partial(build, call=in_float64(base.call))
         points = MAX_POINTS if base.named else None
@@ -147,11 +149,11 @@ class Trials:
     def nearly_fitted(self, code: str, step: float) -> Iterator[Trial]:
         """Return the calls with numbers that fit nearly, if angles are rounded by `step`."""
         number = number_of(code)
-        if self.right.numbers.shape != self.few.shape:
+        if self.right.numbers.shape != self.few.shape or not self.few.work.is_left:
             return
 
         def build(values: Sequence[float], call: RotaryCall = self.call) -> RotaryCall:
-            return number.vary(call, values[0])  # type: ignore[no-any-return]
+            return number.vary(call, values[0])
 
         values = fit(
             self.few, partial(build, call=in_float64(self.call)), [number], self.call, step
