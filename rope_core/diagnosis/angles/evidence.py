@@ -39,6 +39,10 @@ class Evidence(Protocol):
         """How much was computed."""
 
     @property
+    def decided(self) -> int:
+        """How many angles, or frequencies, are known."""
+
+    @property
     def tolerance(self) -> float:
         """Largest relative error that is no difference."""
 
@@ -97,6 +101,14 @@ class Angles:
         """Return the angles of a table."""
         weights = (table.weights / table.weights.mean().clamp_min(1e-300)).clamp_max(8).flatten()
         return cls(table, weights.numpy(), table.z.angle().flatten().numpy(), work)
+
+    @property
+    def decided(self) -> int:
+        # tokens of one position have the same angles; at position 0 all are 0
+        where, group = torch.unique(self.table.positions, dim=1, return_inverse=True)
+        known = self.table.weights.new_zeros((where.shape[1], self.table.z.shape[1]))
+        known.index_add_(0, group, self.table.weights)
+        return int((known[where.any(0)] > 0).sum())
 
     @property
     def tolerance(self) -> float:
@@ -172,6 +184,10 @@ class Frequencies:
         """Return a row of frequencies, float64 `[n]`."""
         known = ((row != 0) & row.isfinite()).double().numpy()
         return cls(row, known, tolerance, right.rope.negative)
+
+    @property
+    def decided(self) -> int:
+        return int(self.weights.sum())
 
     @property
     def explained(self) -> float:
