@@ -155,9 +155,8 @@ class Trials:
         def build(values: Sequence[float], call: RotaryCall = self.call) -> RotaryCall:
             return number.vary(call, values[0])
 
-        values = fit(
-            self.few, partial(build, call=in_float64(self.call)), [number], self.call, step
-        )
+        exact = partial(build, call=in_float64(self.call))
+        values = fit(self.few, exact, [number], self.call, step, MAX_POINTS)
         if values is not None:
             for value in dict.fromkeys((*round_values(number, values[0]), values[0])):
                 is_odd = value == values[0]

@@ -178,7 +178,7 @@ def trained_lengths(call: RotaryCall) -> list[float]:
     YaRN rounds the bounds of its ramp to whole pairs: of each two bounds there is one length.
     """
     rope = call.rope
-    lengths = [SHORTEST * 2.0 ** (step / 6) for step in range(6 * OCTAVES + 1)]
+    lengths = [SHORTEST * 2.0 ** (step / 24) for step in range(24 * OCTAVES + 1)]
     if rope.rope_type != "yarn" or dict(rope.parameters).get("truncate") is False:
         return lengths
     pairs = len(rope.frequency_table.inv_freq)
