@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from rope_core.diagnosis.calls import RotaryCall
+
 Evidence = Literal["rotation", "table", "frequencies", "attention"]
 EVERY: tuple[Evidence, ...] = get_args(Evidence)
 
@@ -24,19 +26,19 @@ PARTS = ("Looks like", "Why", "Hugging Face", "vLLM", "llama.cpp", "MLX", "Sourc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
-    """The parameter of a mistake that may be any number: the evidence decides which."""
+    """The parameter of a rotation that may be any number: the evidence decides which."""
 
     parameter: str
-    value: Callable[[Any], float | None]
+    value: Callable[[RotaryCall], float | None]
     """Return the number of a call; None for a call that has no such number."""
 
-    vary: Callable[[Any, float], Any]
+    vary: Callable[[RotaryCall, float], RotaryCall]
     """`vary(call, number)` returns the call with another number.
 
     Raises ConfigError if the call cannot have that number.
     """
 
-    starts: Callable[[Any], Iterable[float]]
+    starts: Callable[[RotaryCall], Iterable[float]]
     """Return numbers so close together that one of them is near to any that occurs."""
 
     is_ratio: bool = True

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rope_core.axes.frequency_table import multiply
 from rope_core.diagnosis.angles.angle_table import AngleTable
+from rope_core.diagnosis.angles.work import Work
 from rope_core.diagnosis.calls import RotaryCall, predict, rounded
 from rope_core.diagnosis.mistakes.changes import with_rope
 from rope_core.errors import ConfigError
@@ -32,6 +33,14 @@ class Evidence(Protocol):
 
     A call's numbers are flat, `[m]`.
     """
+
+    @property
+    def work(self) -> Work:
+        """How much was computed."""
+
+    @property
+    def decided(self) -> int:
+        """How many angles, or frequencies, are known."""
 
     @property
     def tolerance(self) -> float:
@@ -85,11 +94,21 @@ class Angles:
     phase: Array
     """`[m]`: the angles, in (-pi, pi]."""
 
+    work: Work
+
     @classmethod
-    def of(cls, table: AngleTable) -> "Angles":
+    def of(cls, table: AngleTable, work: Work) -> "Angles":
         """Return the angles of a table."""
         weights = (table.weights / table.weights.mean().clamp_min(1e-300)).clamp_max(8).flatten()
-        return cls(table, weights.numpy(), table.z.angle().flatten().numpy())
+        return cls(table, weights.numpy(), table.z.angle().flatten().numpy(), work)
+
+    @property
+    def decided(self) -> int:
+        # tokens of one position have the same angles; at position 0 all are 0
+        where, group = torch.unique(self.table.positions, dim=1, return_inverse=True)
+        known = self.table.weights.new_zeros((where.shape[1], self.table.z.shape[1]))
+        known.index_add_(0, group, self.table.weights)
+        return int((known[where.any(0)] > 0).sum())
 
     @property
     def tolerance(self) -> float:
@@ -104,12 +123,14 @@ class Angles:
         return self.table.z.shape
 
     def numbers(self, call: RotaryCall) -> Tensor:
+        self.work.add(self.table.z.numel())
         return predict(call, self.table.index)
 
     def error(self, numbers: Tensor) -> float:
         return self.table.relative_error(numbers)
 
     def smooth(self, call: RotaryCall) -> Array:
+        self.work.add(self.table.z.numel())
         return radians(call, self.table.index).numpy().reshape(-1)
 
     def residual(self, smooth: Array) -> Array:
@@ -156,11 +177,17 @@ class Frequencies:
     is_negative: bool
     """Whether the right call turns backwards."""
 
+    work: Work = field(default_factory=Work)
+
     @classmethod
     def of(cls, row: Tensor, right: RotaryCall, tolerance: float) -> "Frequencies":
         """Return a row of frequencies, float64 `[n]`."""
         known = ((row != 0) & row.isfinite()).double().numpy()
         return cls(row, known, tolerance, right.rope.negative)
+
+    @property
+    def decided(self) -> int:
+        return int(self.weights.sum())
 
     @property
     def explained(self) -> float:
@@ -171,6 +198,7 @@ class Frequencies:
         return self.row.shape
 
     def numbers(self, call: RotaryCall) -> Tensor:
+        self.work.add(len(self.row))
         inv_freq = call.rope.frequency_table.inv_freq
         if call.frequencies_dtype is not None:
             exact = (
@@ -187,6 +215,7 @@ class Frequencies:
         return float((self.row - numbers).norm()) / right if right else float("inf")
 
     def smooth(self, call: RotaryCall) -> Array:
+        self.work.add(len(self.row))
         logarithm: Array = radians(call, None)[0].abs().clamp_min(1e-300).log().numpy()
         return logarithm
 

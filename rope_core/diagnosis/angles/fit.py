@@ -33,12 +33,16 @@ ROUNDS = 14
 
 STEP = 1e-6
 WHOLE_STEP = 1e-2
-SCAN_STEP = 0.05
-"""Ratios of a number that are told apart: in the slopes, and where a number acts in steps."""
+"""Ratios of a number that are told apart in the slopes."""
 
 
 def fit(
-    evidence: Evidence, build: Build, numbers: Sequence[Number], right: RotaryCall, step: float = 0
+    evidence: Evidence,
+    build: Build,
+    numbers: Sequence[Number],
+    right: RotaryCall,
+    step: float = 0,
+    points: int | None = None,
 ) -> list[float] | None:
     """Return the numbers that fit the evidence best; None if no call has any.
 
@@ -48,8 +52,9 @@ def fit(
         numbers: one or two.
         right: the call that the starts belong to.
         step: relative error of angles that are rounded.
+        points: how many starts of each number at most; None for all.
     """
-    grid = Grid.of(evidence, build, numbers, right)
+    grid = Grid.of(evidence, build, numbers, right, points)
     if not grid.values or not grid.is_reachable(evidence, step):
         return None
     found = []
@@ -142,17 +147,18 @@ def _scan_steps(
     for place, number in enumerate(numbers):
         if not (number.is_whole and number.is_ratio):
             continue
-        count = round(spread[place] / SCAN_STEP)
         best = evidence.error(evidence.numbers(build(values)))
         if best <= evidence.tolerance / 10:
             return values
-        for away in range(-count, count + 1):
-            tried = list(values)
-            tried[place] = _moved(number, values[place], away * SCAN_STEP)
-            with suppress(ConfigError):
-                error = evidence.error(evidence.numbers(build(tried)))
-                if error < best:
-                    best, values = error, tried
+        around = values[place]
+        far = math.exp(spread[place])
+        for value in number.starts(build(values)):
+            if around / far <= value <= around * far:
+                tried = [*values[:place], value, *values[place + 1 :]]
+                with suppress(ConfigError):
+                    error = evidence.error(evidence.numbers(build(tried)))
+                    if error < best:
+                        best, values = error, tried
     return values
 
 

@@ -25,9 +25,6 @@ LEAST_SHARE = 0.3
 STARTS = 2
 """How many of the best starts are followed."""
 
-MAX_POINTS = 16
-"""Points of each of two numbers."""
-
 UNREACHABLE = 4.0
 """A call is not fitted if its error is above so many tolerances at any point of the grid."""
 
@@ -48,12 +45,17 @@ class Grid:
 
     @classmethod
     def of(
-        cls, evidence: Evidence, build: Build, numbers: Sequence[Number], right: RotaryCall
+        cls,
+        evidence: Evidence,
+        build: Build,
+        numbers: Sequence[Number],
+        right: RotaryCall,
+        points: int | None = None,
     ) -> "Grid":
         """Return the numbers at all starts; points that no call has are left out."""
         axes = [sorted(number.starts(right)) for number in numbers]
-        if len(axes) == 2:
-            axes = [axis[:: 1 + (len(axis) - 1) // MAX_POINTS] for axis in axes]
+        if points is not None:
+            axes = [axis[:: 1 + (len(axis) - 1) // points] for axis in axes]
         known: dict[tuple[float, ...], Array] = {}
         for point in product(*axes):
             with suppress(ConfigError):

@@ -4,10 +4,11 @@ First each mistake alone: those with named values as they are, those with a numb
 the number. Then pairs of them, if no mistake alone explains the evidence.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ from rope_core.diagnosis.angles.evidence import (
     subset,
 )
 from rope_core.diagnosis.angles.pairs import Pairs
-from rope_core.diagnosis.angles.trials import Trial, Trials, is_same
+from rope_core.diagnosis.angles.trials import GAINS, Trial, Trials, is_same
+from rope_core.diagnosis.angles.work import Work
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import CODES
 from rope_core.diagnosis.mistakes import MISTAKES
@@ -46,17 +48,6 @@ OF_CONFIG = frozenset(
 """Mistakes whose numbers are all of the config."""
 
 
-def name_angles(
-    table: AngleTable,
-    call: RotaryCall,
-    clues: Clues,
-    max_mistakes: int,
-    kind: Literal["rotation", "table"] = "rotation",
-) -> list[Candidate]:
-    """Return the candidates of `Naming.of_angles`."""
-    return Naming.of_angles(table, call, clues, kind).candidates(max_mistakes)
-
-
 class Naming:
     """Names the mistakes in one piece of evidence. Single mistakes are searched once."""
 
@@ -70,6 +61,7 @@ class Naming:
     ) -> None:
         self._whole = whole
         self._explained = whole.explained
+        self._decided = whole.decided
         self._trials = Trials(few=few, call=call, codes=codes, clues=clues)
 
     @classmethod
@@ -78,11 +70,12 @@ class Naming:
         table: AngleTable,
         call: RotaryCall,
         clues: Clues,
-        kind: Literal["rotation", "table"] = "rotation",
+        kind: Literal["rotation", "table"],
+        work: Work,
     ) -> "Naming":
         """Return the names of what a table of angles does differently from `call`."""
-        few = Angles.of(subset(table, few_tokens(table, FEW)))
-        return cls(few, Angles.of(table), _codes(kind), call, clues)
+        few = Angles.of(subset(table, few_tokens(table, FEW)), work)
+        return cls(few, Angles.of(table, work), _codes(kind), call, clues)
 
     @classmethod
     def of_frequencies(
@@ -103,11 +96,26 @@ class Naming:
         found = [*self._singles]
         if max_mistakes > 1 and not self._is_explained(found):
             for stage in self._pairs.stages():
-                found += stage()
+                for trial in stage():
+                    if not self._is_underdetermined(trial):
+                        found.append(trial)
+                    if not self._trials.few.work.is_left:
+                        break
                 if self._is_explained(found) or self._is_paired(found):
                     break
         ignored = [t for t in found if any(code == "scaling_ignored" for code, _ in t.named)]
         return self._verified([trial for trial in found if not self._is_limit(trial, ignored)])
+
+    def _is_underdetermined(self, trial: Trial) -> bool:
+        """Tell whether the evidence has no more numbers than were fitted to it.
+
+        Its numbers are the angles and, for all of them, one gain.
+        """
+        if self._decided > 2:
+            return False
+        fitted = [code for code, given in trial.named if _is_fitted(code, given)]
+        gains = sum(code in GAINS for code in fitted)
+        return len(fitted) > 1 and len(fitted) - gains >= self._decided
 
     def _is_limit(self, trial: Trial, others: Sequence[Trial]) -> bool:
         """Tell whether a fitted length only mimics a variant without effect.
@@ -181,9 +189,17 @@ class Naming:
         return not has_positions and len(named) > 1 and "position_scaled" in named
 
 
+def _is_fitted(code: str, given: Mapping[str, Any]) -> bool:
+    """Tell whether the number of a mistake is one that code hardly has written down."""
+    number = MISTAKES[code].number
+    value = None if number is None else given.get(number.parameter)
+    if not value:
+        return False
+    is_power_of_two = math.frexp(abs(value))[0] == 0.5
+    return not is_power_of_two and value != float(f"{value:.1e}")
+
+
 def _codes(kind: str) -> tuple[str, ...]:
     return tuple(
-        code
-        for code in CODES
-        if code in MISTAKES and kind in MISTAKES[code].evidence and code not in OF_STRUCTURE
+        code for code in CODES if kind in MISTAKES[code].evidence and code not in OF_STRUCTURE
     )

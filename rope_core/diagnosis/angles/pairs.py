@@ -6,7 +6,7 @@ from functools import partial
 
 from rope_core.diagnosis.angles.evidence import HALF_STEP, in_float64
 from rope_core.diagnosis.angles.fit import fit
-from rope_core.diagnosis.angles.trials import GAINS, OFFSET, Trial, Trials, number_of
+from rope_core.diagnosis.angles.trials import GAINS, MAX_POINTS, OFFSET, Trial, Trials, number_of
 from rope_core.diagnosis.calls import RotaryCall
 from rope_core.diagnosis.mistake import CODES
 
@@ -77,7 +77,7 @@ class Pairs:
                 yield from self.trials.fitted(base, code)
 
     def _offset_call(self, values: Sequence[float]) -> RotaryCall:
-        return number_of(OFFSET).vary(self.trials.call, values[0])  # type: ignore[no-any-return]
+        return number_of(OFFSET).vary(self.trials.call, values[0])
 
     def _plain_pairs(self) -> Iterator[Trial]:
         """Return pairs of which at most the first has a fitted number."""
@@ -147,13 +147,15 @@ class Pairs:
 
     def _two_numbers(self, one: str, other: str) -> Iterator[Trial]:
         numbers = [number_of(one), number_of(other)]
+        if not self.trials.few.work.is_left:
+            return
 
         def build(values: Sequence[float], call: RotaryCall = self.trials.call) -> RotaryCall:
             varied = numbers[0].vary(call, values[0])
-            return numbers[1].vary(varied, values[1])  # type: ignore[no-any-return]
+            return numbers[1].vary(varied, values[1])
 
         exact = partial(build, call=in_float64(self.trials.call))
-        values = fit(self.trials.few, exact, numbers, self.trials.call)
+        values = fit(self.trials.few, exact, numbers, self.trials.call, points=MAX_POINTS)
         if values is not None:
             yield from self.trials.rounded(self.right, [one, other], build, values)
 

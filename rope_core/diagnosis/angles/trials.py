@@ -22,6 +22,9 @@ NEUTRAL = 1e-3
 SAME = 1e-12
 """Relative difference of the numbers of calls that are the same."""
 
+MAX_POINTS = 16
+"""Starts of each number of a call with two mistakes."""
+
 MANY = 30.0
 """Tolerances from which on an error is not due to the arithmetic of float32."""
 
@@ -131,27 +134,29 @@ class Trials:
         number = number_of(code)
         if number.value(base.call) is None or base.numbers.shape != self.few.shape:
             return
+        if base.named and not self.few.work.is_left:
+            return
 
         def build(values: Sequence[float], call: RotaryCall = base.call) -> RotaryCall:
-            return number.vary(call, values[0])  # type: ignore[no-any-return]
+            return number.vary(call, values[0])
 
         exact = partial(build, call=in_float64(base.call))
-        values = fit(self.few, exact, [number], base.call)
+        points = MAX_POINTS if base.named else None
+        values = fit(self.few, exact, [number], base.call, points=points)
         if values is not None:
             yield from self.rounded(base, [code], build, values)
 
     def nearly_fitted(self, code: str, step: float) -> Iterator[Trial]:
         """Return the calls with numbers that fit nearly, if angles are rounded by `step`."""
         number = number_of(code)
-        if self.right.numbers.shape != self.few.shape:
+        if self.right.numbers.shape != self.few.shape or not self.few.work.is_left:
             return
 
         def build(values: Sequence[float], call: RotaryCall = self.call) -> RotaryCall:
-            return number.vary(call, values[0])  # type: ignore[no-any-return]
+            return number.vary(call, values[0])
 
-        values = fit(
-            self.few, partial(build, call=in_float64(self.call)), [number], self.call, step
-        )
+        exact = partial(build, call=in_float64(self.call))
+        values = fit(self.few, exact, [number], self.call, step, MAX_POINTS)
         if values is not None:
             for value in dict.fromkeys((*round_values(number, values[0]), values[0])):
                 is_odd = value == values[0]

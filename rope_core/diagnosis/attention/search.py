@@ -227,7 +227,9 @@ class AttentionSearch:
                 continue  # a scale of scores, which is told already
 
             def change(value: float, number: Number = number) -> AttentionCall:
-                sides = {side: number.vary(call, value) for side, call in rotations.items()}
+                sides: dict[str, Any] = {
+                    side: number.vary(call, value) for side, call in rotations.items()
+                }
                 return replace(base.call, **sides)
 
             count = MAX_STARTS if not base.mistakes else 1 if is_long else 2

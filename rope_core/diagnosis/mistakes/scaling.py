@@ -1,6 +1,8 @@
 """Mistakes of the scaling of frequencies: the variant of a rope, and its parameters."""
 
+import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from rope_core.diagnosis.calls import Clues, RotaryCall
@@ -22,6 +24,9 @@ FACTORS = {
     "proportional": "factor",
 }
 """The parameter that says by how much a variant scales."""
+
+SHORTEST, OCTAVES, MOST_LENGTHS = 256.0, 14, 400
+"""Trained lengths that are looked for: the least, how many octaves, how many at most."""
 
 ORIGINAL = "original_max_position_embeddings"
 LONGEST = "max_position_embeddings"
@@ -167,6 +172,25 @@ def with_original(call: RotaryCall, length: float) -> RotaryCall:
     return with_parameters(call, **{ORIGINAL: max(1, round(length))})
 
 
+def trained_lengths(call: RotaryCall) -> list[float]:
+    """Return trained lengths that differ little from the next.
+
+    YaRN rounds the bounds of its ramp to whole pairs: of each two bounds there is one length.
+    """
+    rope = call.rope
+    lengths = [SHORTEST * 2.0 ** (step / 24) for step in range(24 * OCTAVES + 1)]
+    if rope.rope_type != "yarn" or dict(rope.parameters).get("truncate") is False:
+        return lengths
+    pairs = len(rope.frequency_table.inv_freq)
+    turns = [2 * math.pi * (parameter(call, name) or value) for name, value in BETAS.items()]
+    first, last = math.log(lengths[0]), math.log(lengths[-1])
+    steps = (math.log(rope.theta) * k / pairs for k in range(2 * pairs))
+    bounds = (math.log(one) + step for step in steps for one in turns)
+    ends = [first, *sorted(bound for bound in bounds if first < bound < last), last]
+    middles = [float(round(math.exp((a + b) / 2))) for a, b in pairwise(ends)]
+    return middles if len(middles) <= MOST_LENGTHS else lengths
+
+
 @mistake(
     *EVERY,
     text="The trained length is taken as {original_max_position_embeddings} instead of"
@@ -177,7 +201,7 @@ def with_original(call: RotaryCall, length: float) -> RotaryCall:
         parameter=ORIGINAL,
         value=_original,
         vary=with_original,
-        starts=lambda call: (256 * 2.0**power for power in range(15)),
+        starts=trained_lengths,
         is_whole=True,
     ),
 )

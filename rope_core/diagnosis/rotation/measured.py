@@ -77,10 +77,13 @@ def from_angles(
         rope_type = None
     elif rope_type is None and theta is not None:
         rope_type = "default"
+    offset = clues.position_offset
+    if offset is not None and abs(offset) <= table.tolerance:  # the rounding of the angles
+        offset = 0.0
     measured = Measured(
         direction=direction,
         gain=clues.gain,
-        position_offset=clues.position_offset,
+        position_offset=offset,
         position_scale=clues.position_scale,
         theta=theta,
         rope_type=rope_type,

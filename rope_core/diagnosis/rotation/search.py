@@ -10,6 +10,7 @@ import torch
 from rope_core.diagnosis.angles.angle_table import AngleTable
 from rope_core.diagnosis.angles.naming import Naming
 from rope_core.diagnosis.angles.slopes import measure, measure_gain
+from rope_core.diagnosis.angles.work import Work
 from rope_core.diagnosis.calls import Clues, RotaryCall, predict
 from rope_core.diagnosis.mistake import Wrong
 from rope_core.diagnosis.mistakes import MISTAKES
@@ -66,6 +67,7 @@ class Search:
     def __post_init__(self) -> None:
         self._tables: dict[GeometryKey, AngleTable] = {}
         self._naming: dict[RotaryCall, Naming] = {}
+        self._work = Work()
 
     def table(self, call: RotaryCall) -> AngleTable:
         """Return the measured angles of the sample for the pairs of `call`."""
@@ -188,7 +190,9 @@ class Search:
         if not self.fits(call) or not self._is_steady(call):
             return []
         if call not in self._naming:
-            self._naming[call] = Naming.of_angles(self.table(call), call, self.measured(call))
+            self._naming[call] = Naming.of_angles(
+                self.table(call), call, self.measured(call), "rotation", self._work
+            )
         found = []
         for candidate in self._naming[call].candidates(max_mistakes):
             named, error = candidate.call, candidate.relative_error
@@ -214,7 +218,7 @@ class Search:
         return found
 
     def _double(self) -> list[Candidate]:
-        found = self._name(self.right, (), 2)
+        found = []
         key = geometry_key(self.right)
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
             first = ((code, parameters),)
@@ -231,4 +235,4 @@ class Search:
             for other, (more, both) in wrong_calls(wrong, clues, skip):
                 if not is_shown or geometry_key(both) not in (key, geometry_key(wrong)):
                     found += self._direct((*first, (other, more)), both)
-        return found
+        return found + self._name(self.right, (), 2)

@@ -11,6 +11,7 @@ from rope_core.checks import dtype_of, shape_of
 from rope_core.config import Arithmetic, RopeConfig
 from rope_core.diagnosis.angles.naming import Naming
 from rope_core.diagnosis.angles.slopes import measure, scaled_base
+from rope_core.diagnosis.angles.work import Work
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.difference import (
     OTHER_ARITHMETIC,
@@ -115,7 +116,7 @@ def diagnose_table(
     known = replace(found, resolved=resolved, resolve=clues.resolve, rotary_dim=2 * got.shape[-1])
     told: list[Candidate] = []
     if not agrees:
-        naming = Naming.of_angles(sample, right, known, "table")
+        naming = Naming.of_angles(sample, right, known, "table", Work())
         told = rank(_verified(naming.candidates(max_mistakes), evidence), tolerance)
     shown_rope = told[0].call.rope if told else right.rope
     measured, inv_freq = from_angles(
