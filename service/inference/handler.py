@@ -143,7 +143,8 @@ class InferenceHandler:
                 num_bytes, scratch_bytes = job.answer_bytes, job.scratch_bytes
                 if prepared.is_bhsd:  # copies of the heads and of the answer
                     scratch_bytes += job.num_bytes + num_bytes
-            self._check_answer(num_bytes, memory_factor)
+            if num_bytes > self.max_bytes(memory_factor):
+                raise self._answer_too_large(num_bytes, memory_factor)  # noqa: TRY301
             context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
             if isinstance(prepared, Message):
                 return Served(prepared, num_bytes)
@@ -163,16 +164,6 @@ class InferenceHandler:
             if context.log_fields is not None:
                 context.log_fields.update(_describe_request(message, prepared, backend))
             raise
-
-    def check_queue(self, endpoint: Endpoint[Any], deadline: float, tenant: Tenant) -> None:
-        """Check that a new call of an endpoint would not wait too long, if others wait.
-
-        Raises:
-            Overloaded: it would.
-        """
-        batcher = self.worker_queue.batcher if endpoint.needs_worker else self.batcher
-        if (endpoint.needs_device or endpoint.needs_worker) and batcher.load.num_waiting:
-            batcher.check(deadline, tenant)
 
     def deadline(self, timeout_s: float | None) -> float:
         """Return the time of `time.monotonic` until which the client of a new request waits."""
@@ -232,14 +223,13 @@ class InferenceHandler:
             self.worker_queue.release(job)
         answer = completed.result
         num_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
-        self._check_answer(num_bytes, memory_factor)
+        if num_bytes > self.max_bytes(memory_factor):
+            raise self._answer_too_large(num_bytes, memory_factor)
         return Served(answer, num_bytes, completed)
 
-    def _check_answer(self, num_bytes: int, memory_factor: int) -> None:
-        """Raise TooLarge if the tensors of an answer are over the limit."""
-        if num_bytes > self.max_bytes(memory_factor):
-            what = f"an answer{' in JSON' if memory_factor > 1 else ''}, in bytes,"
-            raise self.too_large(what, memory_factor, f"{num_bytes:,}")
+    def _answer_too_large(self, num_bytes: int, memory_factor: int) -> TooLarge:
+        what = f"an answer{' in JSON' if memory_factor > 1 else ''}, in bytes,"
+        return self.too_large(what, memory_factor, f"{num_bytes:,}")
 
     async def _run(
         self, batcher: Batcher[J, R], job: J, context: RequestContext, queue_s: float | None

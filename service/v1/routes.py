@@ -43,7 +43,10 @@ class Route:
         if query or HEADER in headers:
             http_params = read_http_params(query, headers, self._endpoint)
         tenant = scope.get(io.TENANT, ANONYMOUS)
-        handler.check_queue(self._endpoint, deadline, tenant)
+        waits = self._endpoint.needs_device or self._endpoint.needs_worker
+        batcher = handler.worker_queue.batcher if self._endpoint.needs_worker else handler.batcher
+        if waits and batcher.load.num_waiting:
+            batcher.check(deadline, tenant)
         with Charge(handler.admission, tenant) as charge:
             watch = partial(disconnected, receive)
             context = RequestContext(

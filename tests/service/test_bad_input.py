@@ -62,7 +62,7 @@ async def test_an_unknown_path_is_not_found(client, path):
         ("/v1/rotat", "no route /v1/rotat; did you mean /v1/rotate? GET"),
         ("/v1/rotate/", "did you mean /v1/rotate? GET"),
         ("/v1/cossin", "did you mean /v1/cos_sin? GET"),
-        ("/v1", "did you mean /v1/attention or /v1/cos_sin or "),
+        ("/v1", "did you mean /v1/attention or /v1/compare or "),
         ("/metric", "did you mean /metrics? GET"),
         ("/nothing%1b/like/it", "no route /nothing?/like/it; GET /docs"),
         ("/" + "x" * 4000, "xxx...; GET /docs"),

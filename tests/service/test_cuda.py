@@ -119,6 +119,7 @@ def test_full_memory_is_recognised_by_the_error_code_of_cuda():
     ],
 )
 def test_torch_uses_few_cpu_threads_beside_a_gpu(monkeypatch, driver, settings, threads):
+    monkeypatch.delenv("ROPE_THREADS", raising=False)
     monkeypatch.setattr(bootstrap.cgroup, "num_cpus", lambda: 64)
     num_threads = []
     monkeypatch.setattr(torch, "set_num_threads", num_threads.append)

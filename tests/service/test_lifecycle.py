@@ -125,8 +125,8 @@ def test_a_request_in_flight_outlives_the_listener(serve: Serve):
 
 
 def test_a_call_that_outlasts_the_drain_is_answered_with_503(serve: Serve):
-    variables = {"ROPE_DRAIN_DELAY_S": "0", "ROPE_DRAIN_S": "0.3", "ROPE_MAX_CALL_S": "60"}
-    with serve(**variables) as (url, process):
+    variables = {"ROPE_DRAIN_DELAY_S": "0", "ROPE_DRAIN_S": "0.3"}
+    with serve(**variables, ROPE_MAX_CALL_S="60", ROPE_THREADS="2") as (url, process):
         slow = begin_slow(url, slow_body(12_000))
         started = time.monotonic()
         process.send_signal(signal.SIGTERM)

@@ -234,6 +234,7 @@ def _is_neutral(number: Number, call: RotaryCall, value: float) -> bool:
 
 
 def number_of(code: str) -> Number:
+    """Return the number of a mistake that has one."""
     number = MISTAKES[code].number
     assert number is not None, "the caller has a code with a number"
     return number

@@ -183,8 +183,8 @@ async def test_many_calls_are_refused_by_their_predicted_wait(handler, process):
         with pytest.raises(Overloaded, match="predicted wait"):
             await task
     with pytest.raises(Overloaded, match="predicted wait"):
-        handler.check_queue(DIAGNOSE, time.monotonic() + 60, context_of(handler).tenant)
-    handler.check_queue(ROTATE, time.monotonic() + 60, context_of(handler).tenant)
+        handler.worker_queue.batcher.check(time.monotonic() + 60, context_of(handler).tenant)
+    assert not handler.batcher.load.num_waiting
     for _ in tasks:
         process.may_answer.release()
     answered = await asyncio.gather(*tasks, return_exceptions=True)
