@@ -56,7 +56,9 @@ def parts(tensors: AttentionTensors, call: AttentionCall, errors: Tensor) -> lis
             chosen.append(_part(tensors, call, sequence, queries, heads))
     chosen = [replace(part, cost=cost) for part in chosen]
     chosen.sort(key=lambda part: _cost(call, part))
-    return [_probe(chosen[0], errors), *chosen]
+    probe = _probe(chosen[0], errors)
+    is_all = len(chosen) == 1 and probe.out.shape == chosen[0].out.shape
+    return [probe] if is_all else [probe, *chosen]
 
 
 def _probe(part: Part, errors: Tensor) -> Part:
@@ -161,14 +163,16 @@ def _part(
     kv_heads = heads // (call.num_heads // call.num_kv_heads)
     tiled = heads % call.num_kv_heads
     kept = torch.unique(torch.cat((kv_heads, tiled)))
+    is_far = sequence.keys.stop - sequence.keys.start > FAR_KEYS
+    dtype = torch.float32 if is_far else torch.float64
     tokens = queries + sequence.queries.start
 
     def of_queries(x: Tensor) -> Tensor:
-        return x[tokens][:, heads].double()
+        return x[tokens][:, heads].to(dtype)
 
     def of_keys(x: Tensor) -> Tensor:
         # a key that no query sees may be no number
-        return x[sequence.keys, kept].double().nan_to_num(0.0, 0.0, 0.0)
+        return x[sequence.keys, kept].to(dtype).nan_to_num_(0.0, 0.0, 0.0)
 
     return Part(
         sequence=sequence,
@@ -179,8 +183,8 @@ def _part(
         q=of_queries(tensors.q),
         k=of_keys(tensors.k),
         v=of_keys(tensors.v),
-        out=of_queries(tensors.out),
-        lse=None if tensors.lse is None else of_queries(tensors.lse),
+        out=of_queries(tensors.out).double(),
+        lse=None if tensors.lse is None else of_queries(tensors.lse).double(),
         bias=None if call.mask is None else mask_bias(call.mask, sequence, queries, heads),
     )
 
