@@ -269,7 +269,10 @@ def two_numbers(
     of_scale, converged = (FLOAT32_STEP, FLOAT32_CONVERGED) if is_far else (STEP, CONVERGED)
     for some, steps in ((parts[:1], PROBE_STEPS + 4), (parts, STEPS)):
         for number in range(steps):
-            moved = [(values[0] * (1 + ROPE_STEP), values[1]), (values[0], values[1] * (1 + of_scale))]
+            moved = [
+                (values[0] * (1 + ROPE_STEP), values[1]),
+                (values[0], values[1] * (1 + of_scale)),
+            ]
             normal, side = torch.zeros(2, 2).double(), torch.zeros(2).double()
             error = norm = 0.0
             one, others = change(values[0], values[1]), [change(*pair) for pair in moved]

@@ -20,6 +20,13 @@ ENOUGH_KEYS = 24
 """A sequence of so many keys distinguishes most mistakes."""
 
 
+MANY_ELEMENTS = 2**25
+"""Elements of keys and values above which reading them takes time of the search."""
+
+READ_ELEMENTS = 0.4
+"""What an element of keys and values costs then."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionTensors:
     """The evidence, tokens of all rows one after the other."""
@@ -97,13 +104,18 @@ def _heads(call: AttentionCall, errors: Tensor) -> Tensor:
 
 
 def _cost_of_expected(call: AttentionCall) -> int:
-    """Return what the expected values took of the time of the search: scores with a soft cap."""
+    """Return what the expected values took of the time of the search.
+
+    Rotating very many keys, and scores with a soft cap.
+    """
+    channels = call.num_kv_heads * (call.head_dim + call.value_dim)
+    of_keys = max(0, int((len(call.k_index) * channels - MANY_ELEMENTS) * READ_ELEMENTS))
     if call.softcap is None:
-        return 0
+        return of_keys
     of_heads = sum(
         (s.queries.stop - s.queries.start) * (s.keys.stop - s.keys.start) for s in call.sequences
     )
-    return int(of_heads * call.num_heads // 3)
+    return of_keys + int(of_heads * call.num_heads // 3)
 
 
 def _worst_heads(call: AttentionCall, heads: Tensor, errors: Tensor) -> Tensor:

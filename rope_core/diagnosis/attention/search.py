@@ -43,6 +43,9 @@ LOOSE = 3.0
 INVISIBLE = ("layout_permuted", "position_offset")
 """Mistakes of a rotation that change no score if queries and keys both have them."""
 
+LIKELY = ("scale_wrong", "wrong_base", "scaling_ignored", "not_rotated", "causal_missing")
+"""Mistakes that are looked at first: the search may stop at its limit."""
+
 FITTED = {"scale_wrong": "scale", "softcap_wrong": "softcap", "lse_shifted": "lse_shift"}
 """Mistakes of attention whose parameter is fitted, and the clue that has it."""
 
@@ -127,7 +130,8 @@ class AttentionSearch:
         """
         right = Wrong((), self.right)
         of_attention, of_rotation = [*self._of_attention(right)], [*self._of_rotation(right)]
-        found = self._within((*of_attention, *of_rotation))
+        wrongs = (*of_attention, *of_rotation)
+        found = self._within(sorted(wrongs, key=lambda one: one.mistakes[0][0] not in LIKELY))
         codes: tuple[str, ...] | None = None
         if self.is_settled(found):  # one gain of both sides is a scale of scores
             is_scaled = any(one.mistakes[0][0] == "scale_wrong" for one in found)
@@ -174,7 +178,8 @@ class AttentionSearch:
 
     def _of_attention(self, base: Wrong) -> Iterator[Wrong]:
         """Add each mistake of attention to those of `base`."""
-        caps = not base.mistakes or base.call.softcap is not None
+        may_have_cap = not base.mistakes and not self.parts[0].is_far
+        caps = may_have_cap or base.call.softcap is not None
         clues = measure(base.call, self.parts, self._limit, self.mscale, caps=caps)
         for code, mistake in MISTAKES.items():
             if mistake.evidence == ("attention",):

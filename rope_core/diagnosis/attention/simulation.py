@@ -216,7 +216,9 @@ def _attend(
     """Return the results of products `[..., h, n, keys]` of queries and keys."""
     values_of = (call.scale, call.softcap)
     count = max(x.numel() if isinstance(x, Tensor) else 1 for x in values_of)
-    part.cost.add(SCORE_ELEMENTS * count * products.numel() + part.is_far * part.v[keys].numel() // 8)
+    part.cost.add(
+        SCORE_ELEMENTS * count * products.numel() + part.is_far * part.v[keys].numel() // 8
+    )
     dtype = products.dtype
     scale, softcap = (x.to(dtype) if isinstance(x, Tensor) else x for x in values_of)
     scores = products * scale
