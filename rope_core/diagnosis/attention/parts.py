@@ -112,6 +112,7 @@ def _cost_of_expected(call: AttentionCall) -> int:
     of_keys = max(0, int((len(call.k_index) * channels - MANY_ELEMENTS) * READ_ELEMENTS))
     if call.softcap is None:
         return of_keys
+    of_keys += of_keys // 2
     of_heads = sum(
         (s.queries.stop - s.queries.start) * (s.keys.stop - s.keys.start) for s in call.sequences
     )

@@ -216,9 +216,10 @@ def _attend(
     """Return the results of products `[..., h, n, keys]` of queries and keys."""
     values_of = (call.scale, call.softcap)
     count = max(x.numel() if isinstance(x, Tensor) else 1 for x in values_of)
-    part.cost.add(
-        SCORE_ELEMENTS * count * products.numel() + part.is_far * part.v[keys].numel() // 8
-    )
+    elements = SCORE_ELEMENTS * count * products.numel()
+    if part.is_far:
+        elements = (elements if call.softcap is None else 2 * elements) + part.v[keys].numel() // 8
+    part.cost.add(elements)
     dtype = products.dtype
     scale, softcap = (x.to(dtype) if isinstance(x, Tensor) else x for x in values_of)
     scores = products * scale
