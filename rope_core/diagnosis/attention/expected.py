@@ -1,6 +1,7 @@
 """What attention of a layer gives: the numbers that evidence is compared with."""
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -41,11 +42,7 @@ def expected_values(call: Attend, right: AttentionCall) -> Attended:
     is_long = call.attention.softcap is not None and scores * right.num_heads >= MANY_SCORES
     inputs = (call.q, call.k, call.v)
     is_slow = is_few and (call.attention.softcap is not None or call.q.dtype != torch.float32)
-    if (
-        not (is_long or is_slow)
-        or right.rotates_back
-        or not all(bool(x.isfinite().all()) for x in inputs)
-    ):
+    if not (is_long or is_slow) or right.rotates_back or not _are_finite(inputs, is_few):
         return run_attend(call)
     q, k, v, _, _ = rotate_inputs(call)
     attend = _of_few if is_few else _capped
@@ -90,12 +87,10 @@ def _of_few(right: AttentionCall, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tens
         hidden, keys = hidden_keys(right, tokens, sequence)
         if keys.start == keys.stop:
             continue
-        k_part, v_part = (x[sequence.keys][keys].split(BLOCK_KEYS) for x in (k, v))
+        k_part, v_part = (torch.split(x[sequence.keys][keys], BLOCK_KEYS) for x in (k, v))
         heads = q[tokens].float().transpose(0, 1) * right.scale  # [H, n, D]
         groups = heads.reshape(right.num_kv_heads, -1, right.head_dim)  # of each kv head
-        buffer = torch.empty(BLOCK_KEYS, *k.shape[1:])
-        blocks = (buffer[: len(block)].copy_(block).permute(1, 2, 0) for block in k_part)
-        scores = torch.cat([groups @ block for block in blocks], -1)
+        scores = torch.cat([groups @ block.permute(1, 2, 0) for block in _float32(k_part)], -1)
         scores = scores.view(right.num_heads, len(tokens), -1)
         if right.softcap is not None:
             scores.div_(right.softcap).tanh_().mul_(right.softcap)
@@ -103,13 +98,31 @@ def _of_few(right: AttentionCall, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tens
         weights, total, top = _weights(scores, right.sinks)
         weights = weights.view(right.num_kv_heads, -1, weights.shape[-1])
         sums = groups.new_zeros((*groups.shape[:2], right.value_dim))
-        buffer = torch.empty(BLOCK_KEYS, *v.shape[1:])
-        for some, block in zip(weights.split(BLOCK_KEYS, -1), v_part, strict=True):
-            sums.baddbmm_(some, buffer[: len(block)].copy_(block).transpose(0, 1))
+        for some, block in zip(torch.split(weights, BLOCK_KEYS, -1), _float32(v_part), strict=True):
+            sums.baddbmm_(some, block.transpose(0, 1))
         sums = sums.view(right.num_heads, len(tokens), -1)
         sums /= total.masked_fill(total == 0, 1)[..., None]
         out[tokens], lse[tokens] = sums.transpose(0, 1).to(out.dtype), (total.log() + top).T
     return out, lse
+
+
+def _are_finite(inputs: tuple[Tensor, ...], is_few: bool) -> bool:
+    """Return whether numbers are finite: the sums of very many, which are read once."""
+    if is_few:
+        return all(math.isfinite(float(x.sum(dtype=torch.float32))) for x in inputs)
+    return all(bool(x.isfinite().all()) for x in inputs)
+
+
+def _float32(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield blocks in float32, those of half precision in the same memory."""
+    buffer = torch.empty(0)
+    for block in blocks:
+        if block.dtype == torch.float32:
+            yield block
+            continue
+        if len(buffer) < len(block):
+            buffer = torch.empty(block.shape)
+        yield buffer[: len(block)].copy_(block)
 
 
 def _bias(

@@ -221,7 +221,8 @@ def _attend(
         elements = (elements if call.softcap is None else 2 * elements) + part.v[keys].numel() // 8
     part.cost.add(elements)
     dtype = products.dtype
-    scale, softcap = (x.to(dtype) if isinstance(x, Tensor) else x for x in values_of)
+    scale = call.scale.to(dtype) if isinstance(call.scale, Tensor) else call.scale
+    softcap = call.softcap.to(dtype) if isinstance(call.softcap, Tensor) else call.softcap
     scores = products * scale
     if softcap is not None:
         scores = (scores / softcap).tanh() * softcap
@@ -344,7 +345,7 @@ def _far_products(call: AttentionCall, part: Part, q: Tensor, keys: slice) -> Te
     """Return the products of rotated queries and many keys, `[h, n, keys]`, block by block."""
     factors = _block_factors(call, part, keys)
     heads = part.tiled_kv_heads if call.tiled else part.kv_heads
-    products = []
+    products: list[Tensor] = []
     for start in range(keys.start, keys.stop, BLOCK_KEYS):
         block = slice(start, min(start + BLOCK_KEYS, keys.stop))
         if call.k is None or factors is None:
