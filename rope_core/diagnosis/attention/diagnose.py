@@ -23,7 +23,7 @@ from rope_core.diagnosis.attention.expected import expected_values
 from rope_core.diagnosis.attention.fit import difference as lse_difference
 from rope_core.diagnosis.attention.parts import AttentionTensors, parts
 from rope_core.diagnosis.attention.search import AttentionSearch
-from rope_core.diagnosis.attention.simulation import CostExceeded, Part, products, visibility
+from rope_core.diagnosis.attention.simulation import Cost, CostExceeded, Part, products, visibility
 from rope_core.diagnosis.attention_call import (
     AttentionCall,
     angles_rms,
@@ -325,7 +325,8 @@ def _tolerance(dtype: torch.dtype, right: AttentionCall, chosen: list[Part]) -> 
         return TOLERANCES[dtype] + (0.0 if right.rope is None else 1e-7 * angles_rms(right))
     if not chosen:
         return TOLERANCES[dtype]
-    squares = torch.cat([_visible_scores(right, part).square() for part in chosen])
+    uncounted = [replace(part, cost=Cost(-(2**62))) for part in chosen]  # the limit is the search's
+    squares = torch.cat([_visible_scores(right, part).square() for part in uncounted])
     rms = float(squares.mean().sqrt()) if len(squares) else 0.0
     return TOLERANCES[dtype] * (1 + rms / FLAT_SCORES)
 
