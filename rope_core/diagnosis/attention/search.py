@@ -65,6 +65,9 @@ MAX_OFFSET_SCORES = 2**20
 MAX_STARTS = 4
 """Numbers of a coarse grid from which the search of one that fits starts, at most."""
 
+NO_MISTAKE = 2e-3
+"""Relative difference of a fitted number from the right one below which it is no mistake."""
+
 STARTS_OF_TWO = 3
 """Numbers from which the search of two that fit starts, at most."""
 
@@ -256,9 +259,11 @@ class AttentionSearch:
             if found is None:
                 return None
             value: float | int = round(found.value) if number.is_whole else found.value
+            right = number.value(next(iter(_rotations(base.call).values())))
+            if number.is_ratio and right and abs(value / right - 1) < NO_MISTAKE:
+                return None
             is_odd = found.is_odd
             if code == "gain_wrong":
-                right = number.value(next(iter(_rotations(base.call).values())))
                 is_odd |= right is None or self._is_scale(base.call, found.value / right)
             return base.add(code, {number.parameter: value}, change(value), is_odd=is_odd)
         return None
