@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +23,7 @@ from rope_core.diagnosis.attention.expected import expected_values
 from rope_core.diagnosis.attention.fit import difference as lse_difference
 from rope_core.diagnosis.attention.parts import AttentionTensors, parts
 from rope_core.diagnosis.attention.search import AttentionSearch
-from rope_core.diagnosis.attention.simulation import CostExceeded, Part, products, visibility
+from rope_core.diagnosis.attention.simulation import Cost, CostExceeded, Part, products, visibility
 from rope_core.diagnosis.attention_call import (
     AttentionCall,
     angles_rms,
@@ -62,6 +61,9 @@ FAR_ANGLES = 500.0
 
 NEARLY = 0.1
 """Relative error up to which code may be right in another arithmetic."""
+
+FEW_TOKENS = 256
+"""Tokens of which a search seldom comes to its limit."""
 
 FLAT_SCORES = 4.0
 """Root mean square of scores that doubles the tolerance of half precision."""
@@ -141,15 +143,12 @@ def diagnose_attention(
             tolerance=tolerance,
             noise=NOISE[out.dtype],
         )
-        with suppress(CostExceeded):
-            _search(search, max_mistakes)
+        is_whole = _search(search, max_mistakes)
         ranked = rank(search.found, tolerance)
         if not ranked:
-            probe = _proves_nothing(right) or (
-                "Send q before and after the rotation as 'before' and 'after': that tells whether "
-                "the rotation or the attention differs."
+            return replace(
+                diagnosis, next_probe=_proves_nothing(right) or _other_evidence(is_whole)
             )
-            return replace(diagnosis, next_probe=probe)
         return replace(
             diagnosis,
             verdict="explained",
@@ -326,7 +325,8 @@ def _tolerance(dtype: torch.dtype, right: AttentionCall, chosen: list[Part]) -> 
         return TOLERANCES[dtype] + (0.0 if right.rope is None else 1e-7 * angles_rms(right))
     if not chosen:
         return TOLERANCES[dtype]
-    squares = torch.cat([_visible_scores(right, part).square() for part in chosen])
+    uncounted = [replace(part, cost=Cost(-(2**62))) for part in chosen]  # the limit is the search's
+    squares = torch.cat([_visible_scores(right, part).square() for part in uncounted])
     rms = float(squares.mean().sqrt()) if len(squares) else 0.0
     return TOLERANCES[dtype] * (1 + rms / FLAT_SCORES)
 
@@ -340,7 +340,29 @@ def _visible_scores(right: AttentionCall, part: Part) -> Tensor:
     return scores[~hidden.expand_as(scores)]
 
 
-def _search(search: AttentionSearch, max_mistakes: int) -> None:
+def _other_evidence(is_whole: bool) -> str:
+    """Return which evidence tells more, of a search that was whole or stopped at its limit."""
+    if not is_whole:
+        return (
+            f"send fewer keys and queries, such as the first {FEW_TOKENS}: the search stopped at "
+            "the limit of its time"
+        )
+    return (
+        "send q before and after the rotation as 'before' and 'after': that tells whether "
+        "the rotation or the attention differs"
+    )
+
+
+def _search(search: AttentionSearch, max_mistakes: int) -> bool:
+    """Find candidates; return whether the search came to its end within its limit."""
+    try:
+        _find(search, max_mistakes)
+    except CostExceeded:
+        return False
+    return True
+
+
+def _find(search: AttentionSearch, max_mistakes: int) -> None:
     """Find candidates, with angles as the rope computes them, or else in float64."""
     searches = [search]
     if is_float32(search.right) and angles_rms(search.right) > FAR_ANGLES:
@@ -390,13 +412,13 @@ def _proves_nothing(right: AttentionCall) -> str | None:
         for sequence in right.sequences
     ]
     if all(keys <= 1 for _, keys in seen):
-        text = "Send more than one token: the softmax of one key is 1 whatever its score is"
-        return f"{text}." if right.has_lse else f"{text}, and send lse."
+        text = "send more than one token: the softmax of one key is 1 whatever its score is"
+        return text if right.has_lse else f"{text}; and send lse"
     if right.q is None or right.k is None:
         return None
     positions = torch.cat((right.q.positions, right.k.positions), -1)
     if bool((positions == positions[:, :1]).all()):
-        return "Send tokens at different positions, such as 0 to 15: at equal ones nothing turns."
+        return "send tokens at different positions, such as 0 to 15: at equal ones nothing turns"
     return None
 
 
@@ -441,6 +463,6 @@ def _ambiguity(ranked: list[Candidate]) -> str | None:
         return None
     first, second, *_ = names
     return (
-        f"Send q and k before and after the rotation as 'before' and 'after': this attention does "
-        f"not distinguish {first} from {second}."
+        f"send q and k before and after the rotation as 'before' and 'after': this attention does "
+        f"not distinguish {first} from {second}"
     )

@@ -31,7 +31,11 @@ ROPE_STEP = 1e-3
 WHOLE_STEP = 1e-2
 """As STEP, of whole numbers, which change by 1 at least."""
 
+FLOAT32_STEP = 1e-3
+"""As STEP, of parts in float32."""
+
 CONVERGED = 1e-8
+FLOAT32_CONVERGED = 1e-5
 SAME = 1e-4
 """Relative difference below which a fitted number is that of the call."""
 
@@ -220,6 +224,8 @@ def _least_squares(
 
     None if no output depends on it, or if the first steps come no nearer.
     """
+    is_far = any(part.is_far for part in parts)
+    step, converged = (max(step, FLOAT32_STEP), FLOAT32_CONVERGED) if is_far else (step, CONVERGED)
     for number in range(steps):
         moved = value * (1 + step) if is_ratio else value + step
         slope_error = slope_slope = error = norm = 0.0
@@ -239,7 +245,7 @@ def _least_squares(
             value *= math.exp(by)
         else:
             value += by
-        if abs(by) < CONVERGED * (1 if is_ratio else max(1.0, abs(value))):
+        if abs(by) < converged * (1 if is_ratio else max(1.0, abs(value))):
             break
     return value
 
@@ -259,9 +265,14 @@ def two_numbers(
         limit: relative error above which numbers do not fit.
     """
     values = list(start)
+    is_far = any(part.is_far for part in parts)
+    of_scale, converged = (FLOAT32_STEP, FLOAT32_CONVERGED) if is_far else (STEP, CONVERGED)
     for some, steps in ((parts[:1], PROBE_STEPS + 4), (parts, STEPS)):
         for number in range(steps):
-            moved = [(values[0] * (1 + ROPE_STEP), values[1]), (values[0], values[1] * (1 + STEP))]
+            moved = [
+                (values[0] * (1 + ROPE_STEP), values[1]),
+                (values[0], values[1] * (1 + of_scale)),
+            ]
             normal, side = torch.zeros(2, 2).double(), torch.zeros(2).double()
             error = norm = 0.0
             one, others = change(values[0], values[1]), [change(*pair) for pair in moved]
@@ -270,7 +281,7 @@ def two_numbers(
                 slopes = torch.stack(
                     [
                         ((simulate(other, part).out - out) / step).flatten()
-                        for other, step in zip(others, (ROPE_STEP, STEP), strict=True)
+                        for other, step in zip(others, (ROPE_STEP, of_scale), strict=True)
                     ]
                 )
                 normal += slopes @ slopes.T
@@ -282,7 +293,7 @@ def two_numbers(
             damping = 1e-9 * torch.eye(2).double() * normal.diagonal().sum().clamp(min=1e-12)
             moves = torch.linalg.solve(normal + damping, side).clamp(-0.4, 0.4).tolist()
             values = [value * math.exp(move) for value, move in zip(values, moves, strict=True)]
-            if max(map(abs, moves)) < CONVERGED:
+            if max(map(abs, moves)) < converged:
                 break
         if not error_of_out(change(values[0], values[1]), some) <= limit:
             return None

@@ -20,6 +20,13 @@ ENOUGH_KEYS = 24
 """A sequence of so many keys distinguishes most mistakes."""
 
 
+MANY_ELEMENTS = 2**25
+"""Elements of keys and values above which reading them takes time of the search."""
+
+READ_ELEMENTS = 0.4
+"""What an element of keys and values costs then."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionTensors:
     """The evidence, tokens of all rows one after the other."""
@@ -56,7 +63,9 @@ def parts(tensors: AttentionTensors, call: AttentionCall, errors: Tensor) -> lis
             chosen.append(_part(tensors, call, sequence, queries, heads))
     chosen = [replace(part, cost=cost) for part in chosen]
     chosen.sort(key=lambda part: _cost(call, part))
-    return [_probe(chosen[0], errors), *chosen]
+    probe = _probe(chosen[0], errors)
+    is_all = len(chosen) == 1 and probe.out.shape == chosen[0].out.shape
+    return [probe] if is_all else [probe, *chosen]
 
 
 def _probe(part: Part, errors: Tensor) -> Part:
@@ -95,13 +104,19 @@ def _heads(call: AttentionCall, errors: Tensor) -> Tensor:
 
 
 def _cost_of_expected(call: AttentionCall) -> int:
-    """Return what the expected values took of the time of the search: scores with a soft cap."""
+    """Return what the expected values took of the time of the search.
+
+    Rotating very many keys, and scores with a soft cap.
+    """
+    channels = call.num_kv_heads * (call.head_dim + call.value_dim)
+    of_keys = max(0, int((len(call.k_index) * channels - MANY_ELEMENTS) * READ_ELEMENTS))
     if call.softcap is None:
-        return 0
+        return of_keys
+    of_keys += of_keys // 2
     of_heads = sum(
         (s.queries.stop - s.queries.start) * (s.keys.stop - s.keys.start) for s in call.sequences
     )
-    return int(of_heads * call.num_heads // 3)
+    return of_keys + int(of_heads * call.num_heads // 3)
 
 
 def _worst_heads(call: AttentionCall, heads: Tensor, errors: Tensor) -> Tensor:
@@ -161,14 +176,16 @@ def _part(
     kv_heads = heads // (call.num_heads // call.num_kv_heads)
     tiled = heads % call.num_kv_heads
     kept = torch.unique(torch.cat((kv_heads, tiled)))
+    is_far = sequence.keys.stop - sequence.keys.start > FAR_KEYS
+    dtype = torch.float32 if is_far else torch.float64
     tokens = queries + sequence.queries.start
 
     def of_queries(x: Tensor) -> Tensor:
-        return x[tokens][:, heads].double()
+        return x[tokens][:, heads].to(dtype)
 
     def of_keys(x: Tensor) -> Tensor:
         # a key that no query sees may be no number
-        return x[sequence.keys, kept].double().nan_to_num(0.0, 0.0, 0.0)
+        return x[sequence.keys, kept].to(dtype).nan_to_num_(0.0, 0.0, 0.0)
 
     return Part(
         sequence=sequence,
@@ -179,8 +196,8 @@ def _part(
         q=of_queries(tensors.q),
         k=of_keys(tensors.k),
         v=of_keys(tensors.v),
-        out=of_queries(tensors.out),
-        lse=None if tensors.lse is None else of_queries(tensors.lse),
+        out=of_queries(tensors.out).double(),
+        lse=None if tensors.lse is None else of_queries(tensors.lse).double(),
         bias=None if call.mask is None else mask_bias(call.mask, sequence, queries, heads),
     )
 

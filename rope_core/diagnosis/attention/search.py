@@ -43,6 +43,9 @@ LOOSE = 3.0
 INVISIBLE = ("layout_permuted", "position_offset")
 """Mistakes of a rotation that change no score if queries and keys both have them."""
 
+LIKELY = ("scale_wrong", "wrong_base", "scaling_ignored", "not_rotated", "causal_missing")
+"""Mistakes that are looked at first: the search may stop at its limit."""
+
 FITTED = {"scale_wrong": "scale", "softcap_wrong": "softcap", "lse_shifted": "lse_shift"}
 """Mistakes of attention whose parameter is fitted, and the clue that has it."""
 
@@ -61,6 +64,9 @@ MAX_OFFSET_SCORES = 2**20
 
 MAX_STARTS = 4
 """Numbers of a coarse grid from which the search of one that fits starts, at most."""
+
+NO_MISTAKE = 2e-3
+"""Relative difference of a fitted number from the right one below which it is no mistake."""
 
 STARTS_OF_TWO = 3
 """Numbers from which the search of two that fit starts, at most."""
@@ -127,7 +133,8 @@ class AttentionSearch:
         """
         right = Wrong((), self.right)
         of_attention, of_rotation = [*self._of_attention(right)], [*self._of_rotation(right)]
-        found = self._within((*of_attention, *of_rotation))
+        wrongs = (*of_attention, *of_rotation)
+        found = self._within(sorted(wrongs, key=lambda one: one.mistakes[0][0] not in LIKELY))
         codes: tuple[str, ...] | None = None
         if self.is_settled(found):  # one gain of both sides is a scale of scores
             is_scaled = any(one.mistakes[0][0] == "scale_wrong" for one in found)
@@ -174,7 +181,8 @@ class AttentionSearch:
 
     def _of_attention(self, base: Wrong) -> Iterator[Wrong]:
         """Add each mistake of attention to those of `base`."""
-        caps = not base.mistakes or base.call.softcap is not None
+        may_have_cap = not base.mistakes and not self.parts[0].is_far
+        caps = may_have_cap or base.call.softcap is not None
         clues = measure(base.call, self.parts, self._limit, self.mscale, caps=caps)
         for code, mistake in MISTAKES.items():
             if mistake.evidence == ("attention",):
@@ -253,9 +261,11 @@ class AttentionSearch:
             if found is None:
                 return None
             value: float | int = round(found.value) if number.is_whole else found.value
+            right = number.value(next(iter(_rotations(base.call).values())))
+            if number.is_ratio and right and abs(value / right - 1) < NO_MISTAKE:
+                return None
             is_odd = found.is_odd
             if code == "gain_wrong":
-                right = number.value(next(iter(_rotations(base.call).values())))
                 is_odd |= right is None or self._is_scale(base.call, found.value / right)
             return base.add(code, {number.parameter: value}, change(value), is_odd=is_odd)
         return None

@@ -23,9 +23,9 @@ MOST_ELEMENTS = 220_000_000
 """Elements that a search may simulate: about a second of one thread."""
 
 FAR_KEYS = 2**14
-"""Keys from which on tensors do not fit into caches, and elements cost FAR_ELEMENTS each."""
+"""Keys above which a part is float32: its keys are rotated in blocks, which fit into a cache."""
 
-FAR_ELEMENTS = 3
+BLOCK_KEYS = 2048
 
 ELEMENTS_OF_STEP = 20_000
 """What a step costs however small it is."""
@@ -90,7 +90,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Part:
-    """Some queries and heads of one sequence, with all its keys, in float64."""
+    """Some queries and heads of one sequence, with all its keys, in float64; float32 if far."""
 
     sequence: Sequence
     queries: Tensor
@@ -117,6 +117,11 @@ class Part:
     _scores: dict[tuple[int, int, bool], "_Scores"] = field(default_factory=dict)
     _visible: dict[tuple[object, ...], tuple[Tensor, slice, Tensor]] = field(default_factory=dict)
     _least: dict[tuple[object, ...], tuple[float, object]] = field(default_factory=dict)
+
+    @property
+    def is_far(self) -> bool:
+        """Whether its queries and keys are float32, because it has very many keys."""
+        return self.k.dtype == torch.float32
 
     def narrow(self, queries: Tensor, head: int) -> "Part":
         """Return the part with some of its queries, int64 `[m]`, and one of its heads."""
@@ -211,15 +216,22 @@ def _attend(
     """Return the results of products `[..., h, n, keys]` of queries and keys."""
     values_of = (call.scale, call.softcap)
     count = max(x.numel() if isinstance(x, Tensor) else 1 for x in values_of)
-    part.cost.add(SCORE_ELEMENTS * count * products.numel())
-    scores = products * call.scale
-    if call.softcap is not None:
-        scores = (scores / call.softcap).tanh() * call.softcap
+    elements = SCORE_ELEMENTS * count * products.numel()
+    if part.is_far:
+        elements = (elements if call.softcap is None else 2 * elements) + part.v[keys].numel() // 8
+    part.cost.add(elements)
+    dtype = products.dtype
+    scale = call.scale.to(dtype) if isinstance(call.scale, Tensor) else call.scale
+    softcap = call.softcap.to(dtype) if isinstance(call.softcap, Tensor) else call.softcap
+    scores = products * scale
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
     if call.mask is not None and part.bias is not None:
-        scores = scores + (part.bias if part.bias.shape[-1] == 1 else part.bias[..., keys])
+        bias = part.bias if part.bias.shape[-1] == 1 else part.bias[..., keys]
+        scores = scores + bias.to(dtype)
     scores = scores.masked_fill(hidden, -math.inf)
     top = scores.amax(-1) if scores.shape[-1] else scores.new_full(scores.shape[:-1], -math.inf)
-    sinks = None if call.sinks is None else call.sinks[part.heads].double()[:, None]  # [h, 1]
+    sinks = None if call.sinks is None else call.sinks[part.heads].to(dtype)[:, None]  # [h, 1]
     if sinks is not None:
         top = top.maximum(sinks)
     top = top.masked_fill(top == -math.inf, 0)
@@ -315,15 +327,60 @@ def _products(call: AttentionCall, part: Part, keys: slice) -> Tensor:
     cached = part._scores.get(name)
     if cached is None or cached.keys.start > keys.start or cached.keys.stop < keys.stop:
         count = keys.stop - keys.start
-        part.cost.add(count * part.k[0].numel() * (FAR_ELEMENTS if count > FAR_KEYS else 1))
+        part.cost.add(count * part.k[0].numel())
         q = rotated(part.q, call, call.q, part.queries, part.heads)
-        k = _rotated_keys(call, call.k, part, part.k, keys, is_key=True)
-        products = torch.einsum("nhd,khd->hnk", q, k)
+        if part.is_far:
+            products = _far_products(call, part, q, keys)
+        else:
+            k = _rotated_keys(call, call.k, part, part.k, keys, is_key=True)
+            products = torch.einsum("nhd,khd->hnk", q, k)
         if len(part._scores) >= CACHED:
             del part._scores[next(iter(part._scores))]
         cached = part._scores[name] = _Scores(keys, products, (call.q, call.k))
     start = cached.keys.start
     return cached.products[..., keys.start - start : keys.stop - start]
+
+
+def _far_products(call: AttentionCall, part: Part, q: Tensor, keys: slice) -> Tensor:
+    """Return the products of rotated queries and many keys, `[h, n, keys]`, block by block."""
+    factors = _block_factors(call, part, keys)
+    heads = part.tiled_kv_heads if call.tiled else part.kv_heads
+    products: list[Tensor] = []
+    for start in range(keys.start, keys.stop, BLOCK_KEYS):
+        block = slice(start, min(start + BLOCK_KEYS, keys.stop))
+        if call.k is None or factors is None:
+            k = _rotated_keys(call, call.k, part, part.k, block, is_key=True)
+        else:
+            k = _of_places(part.k[block], heads.places)
+            firsts, steps = factors
+            of_block = steps[: len(k)] * firsts[len(products)]
+            k = _rotate(k, of_block[:, None], call.k)[:, heads.of_heads]
+        products.append(torch.einsum("nhd,khd->hnk", q, k))
+    return torch.cat(products, -1)
+
+
+def _block_factors(call: AttentionCall, part: Part, keys: slice) -> tuple[Tensor, Tensor] | None:
+    """Return factors of the first key of each block, and those of a key relative to the first.
+
+    None if positions have no common step, or if an angle is not a position times a frequency.
+    """
+    rotation = call.k
+    if rotation is None or call.frequencies is not None or rotation.position_axis != "tokens":
+        return None
+    dtypes = rotation.positions_dtype, rotation.frequencies_dtype, rotation.angles_dtype
+    rope = rotation.rope
+    is_plain = rotation.times == 1 and dtypes == (None, None, None) and rope.num_axes == 1
+    if not is_plain or not rope.is_composable or rope.rope_type == "xpos":
+        return None
+    first = part.sequence.keys.start
+    positions = rotation.positions[:, first + keys.start : first + keys.stop]
+    steps = positions.diff()
+    if not bool((steps == steps[:, :1]).all()):
+        return None
+    of_first = predict(replace(rotation, positions=positions[:, ::BLOCK_KEYS]))
+    relative = positions[:, :BLOCK_KEYS] - positions[:, :1]
+    of_steps = predict(replace(rotation, positions=relative, gain=1.0))
+    return of_first.to(torch.complex64), of_steps.to(torch.complex64)
 
 
 def _values(call: AttentionCall, part: Part, keys: slice) -> Tensor:
