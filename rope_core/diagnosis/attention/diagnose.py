@@ -356,7 +356,8 @@ def _other_evidence(is_whole: bool) -> str:
 def _search(search: AttentionSearch, max_mistakes: int) -> bool:
     """Find candidates; return whether the search came to its end within its limit."""
     try:
-        _find(search, max_mistakes)
+        if not search.shows_no_mistake():
+            _find(search, max_mistakes)
     except CostExceeded:
         return False
     return True

@@ -126,6 +126,10 @@ class AttentionSearch:
     found: list[Candidate] = field(default_factory=list)
     """All candidates within the tolerance so far."""
 
+    def shows_no_mistake(self) -> bool:
+        """Return whether the right call gives these parts, so that the error is elsewhere."""
+        return relative_error(self.right, self.parts, self.tolerance) <= self.tolerance
+
     def singles(self) -> tuple[list[Candidate], list[Wrong], list[Wrong]]:
         """Return the calls with one mistake that are within the tolerance.
 
