@@ -12,7 +12,7 @@ PARITY := .venv-parity
 SEED ?= 0
 JOBS ?= 2
 
-.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
+.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -75,6 +75,9 @@ bench: $(READY)  ## the tables of docs/performance.md; needs gcc, h2load and tas
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.in_process
 	$(BIN)/python -m benchmarks.protocol
+
+bench-diagnose: $(READY)  ## how often diagnose is right, by code, beside an oracle in NumPy
+	$(BIN)/python -m benchmarks.diagnose
 
 bench-peers: $(READY)  ## other servers beside this one; installs them in .venv-peers
 	$(BIN)/python -m benchmarks.peers

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
+import torch
 from torch import Tensor
 
 from rope_core import Resolved, RopeConfig, RopeError, Rotate, Shift
@@ -67,6 +68,8 @@ class InProcess:
         """See `Caller`."""
         with _refusals():
             message = _message(tensors, params)
+            if self._endpoints[path].needs_worker:  # many small operations gain nothing by threads
+                torch.set_num_threads(1)
             answer = self._endpoints[path].read(message, self._resolver)
             if not isinstance(answer, PreparedCall):
                 return answer
