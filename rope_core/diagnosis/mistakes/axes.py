@@ -117,6 +117,11 @@ def sections_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
     if clues.axis is not None and len(clues.axis) == rope.half:
         choices.append(("mrope", _blocks(clues.axis, (0, 1, 2))))
         choices.append((SECTIONED[1], _interleaved(clues.axis)))
+    else:  # not measured: height and width have as many pairs, as in most models
+        step = max(1, rope.half // 16)
+        firsts = range(step, rope.half - 1, step)
+        splits = [(first, (rope.half - first) // 2) for first in firsts]
+        choices += [(rope.axes, (t, h, rope.half - t - h)) for t, h in splits]
 
     def change(choice: tuple[str, Any]) -> RotaryCall:
         scheme, sections = choice
