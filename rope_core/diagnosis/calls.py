@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,7 +105,8 @@ def predict(call: RotaryCall, index: Tensor | None = None) -> Tensor:
 def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return `x` rounded to a dtype, as NumPy does. PyTorch rounds to float16 by way of float32."""
     if x.dtype == torch.float64 and dtype == torch.float16:
-        return torch.from_numpy(x.numpy().astype("float16"))
+        with np.errstate(over="ignore"):  # beyond 65504 is infinity
+            return torch.from_numpy(x.numpy().astype("float16"))
     return x.to(dtype)
 
 

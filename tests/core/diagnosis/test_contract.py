@@ -1,6 +1,7 @@
 """What answers hold for any mistake: ropes that reproduce the numbers, what is measured, edges."""
 
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rope_core import AttentionConfig, RopeConfig, attend, resolve, rotate
+from rope_core.diagnosis.calls import rounded
 from rope_core.diagnosis.diagnose import diagnose
 
 ROPE = RopeConfig(head_dim=32)
@@ -119,6 +121,13 @@ def test_which_positions_tell_more() -> None:
     assert found.next_probe == "send tokens at different positions, such as 1 and 4096"
     near = diagnose(ROPE, before=X, after=by(PLAIN, 2.0), positions=AT // 100)
     assert near.next_probe == "send tokens at different positions, such as 1 and 4096"
+
+
+def test_positions_beyond_float16_give_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = rounded(torch.tensor([65_504.0, 1e5], dtype=torch.float64), torch.float16)
+    assert found.tolist() == [65_504.0, math.inf]
 
 
 def test_tokens_of_zeros_hide_no_frequency() -> None:
