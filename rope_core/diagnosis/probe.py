@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from rope_core.diagnosis.calls import RotaryCall, predict
+from rope_core.diagnosis.mistakes.changes import parameter
+from rope_core.diagnosis.mistakes.scaling import LONGEST
 from rope_core.diagnosis.ranking import Candidate
 
 POSITIONS = (1, 7, 64, 512, 4096, 32_768, 131_072, 1_048_576)
@@ -50,7 +52,7 @@ def next_probe(told: Sequence[Candidate], right: RotaryCall, *, agrees: bool) ->
         clear = (differences > CLEAR).nonzero().flatten()
         if len(clear):
             return f"send positions 1 and {POSITIONS[int(clear[0])]}"
-    return None
+    return _longer_call(calls)
 
 
 def next_probe_of_frequencies(told: Sequence[Candidate]) -> str | None:
@@ -61,7 +63,21 @@ def next_probe_of_frequencies(told: Sequence[Candidate]) -> str | None:
             clear = ((other - tables[0]).abs().amax(1) > CLEAR).nonzero().flatten()
             if len(clear):
                 return f"send a table at positions 1 and {POSITIONS[int(clear[0])]}"
-    return None
+    return _longer_call([candidate.call for candidate in told])
+
+
+def _longer_call(calls: Sequence[RotaryCall]) -> str | None:
+    """Return what to send if only some calls have the frequencies of a longer call."""
+    dynamic = [call for call in calls if call.rope.rope_type == "dynamic"]
+    if not dynamic or len(dynamic) == len(calls):
+        return None
+    longest = parameter(dynamic[0], LONGEST)
+    if longest is None or (parameter(dynamic[0], "length") or 0) > longest:
+        return None
+    return (
+        f"send a rotation or table longer than {int(longest)} positions, where dynamic scaling begins,"
+        f" such as positions 1 and {2 * int(longest)}"
+    )
 
 
 def _table(call: RotaryCall, scale: float) -> Tensor:
