@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rope_core.diagnosis.calls import RotaryCall, predict
-from rope_core.diagnosis.mistakes.changes import parameter
-from rope_core.diagnosis.mistakes.scaling import LONGEST
 from rope_core.diagnosis.ranking import Candidate
 
 POSITIONS = (1, 7, 64, 512, 4096, 32_768, 131_072, 1_048_576)
@@ -71,12 +70,13 @@ def _longer_call(calls: Sequence[RotaryCall]) -> str | None:
     dynamic = [call for call in calls if call.rope.rope_type == "dynamic"]
     if not dynamic or len(dynamic) == len(calls):
         return None
-    longest = parameter(dynamic[0], LONGEST)
-    if longest is None or (parameter(dynamic[0], "length") or 0) > longest:
+    parameters: dict[str, Any] = dict(dynamic[0].rope.parameters)
+    longest = parameters.get("max_position_embeddings")
+    if longest is None or (parameters.get("length") or 0) > longest:
         return None
     return (
-        f"send a rotation or table longer than {int(longest)} positions, where dynamic scaling begins,"
-        f" such as positions 1 and {2 * int(longest)}"
+        f"send a rotation or table longer than {longest} positions, where dynamic scaling begins,"
+        f" such as positions 1 and {2 * longest}"
     )
 
 

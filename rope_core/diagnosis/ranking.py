@@ -6,7 +6,6 @@ from typing import Any
 
 from rope_core.diagnosis.mistake import CODES, Named
 
-
 SAME_GAIN = 1e-3
 """Relative difference of gains that are the same."""
 

@@ -145,11 +145,10 @@ def _best_pairs(search: Search, shown: RotaryCall, *, is_known: bool) -> RotaryC
     A call in which more channels turn than change is not taken, unless the evidence is its own.
     """
     width = search.clues.rotary_dim
-    if search.fits(shown):
-        best = shown
-    else:
+    best: RotaryCall | None = shown
+    if not search.fits(shown):
         calls = [wrong for _, (_, wrong) in wrong_calls(search.right, search.clues)]
-        closest = min((shown, *calls), key=search.misfit)
+        closest = min(calls, key=search.misfit, default=shown)
         best = closest if search.fits(closest) else None
     if best is None or (not is_known and width is not None and width < best.rope.rotary_dim):
         plain = min(_plain_calls(search.right, width), key=search.misfit)

@@ -135,6 +135,7 @@ def test_tokens_of_zeros_hide_no_frequency() -> None:
     measured = diagnose(ROPE, before=x, after=rotate(x, rope=ROPE, positions=AT), positions=AT)
     assert measured.measured is not None
     assert not measured.measured.unresolved_pairs
+    assert measured.measured.position_offset == 0  # not the rounding of the angles
 
 
 def test_fewer_tokens_than_heads_on_several_axes() -> None:
