@@ -126,8 +126,10 @@ def test_which_positions_tell_more() -> None:
 def test_positions_beyond_float16_give_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = rounded(torch.tensor([65_504.0, 1e5], dtype=torch.float64), torch.float16)
-    assert found.tolist() == [65_504.0, math.inf]
+        found = rounded(
+            torch.tensor([65_519.0, 65_520.0, -1e5], dtype=torch.float64), torch.float16
+        )
+    assert found.tolist() == [65_504.0, math.inf, -math.inf]
 
 
 def test_tokens_of_zeros_hide_no_frequency() -> None:
