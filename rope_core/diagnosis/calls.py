@@ -11,6 +11,9 @@ from rope_core.angles import xpos_scale
 from rope_core.config import RopeConfig
 from rope_core.hf import Resolved
 
+BEYOND_FLOAT16 = 65_520.0
+"""The least number that rounds to infinity in float16. NumPy warns of such numbers."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RotaryCall:
@@ -104,7 +107,8 @@ def predict(call: RotaryCall, index: Tensor | None = None) -> Tensor:
 def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return `x` rounded to a dtype, as NumPy does. PyTorch rounds to float16 by way of float32."""
     if x.dtype == torch.float64 and dtype == torch.float16:
-        return torch.from_numpy(x.numpy().astype("float16"))
+        without_overflow = torch.where(x.abs() < BEYOND_FLOAT16, x, x * torch.inf)
+        return torch.from_numpy(without_overflow.numpy().astype("float16"))
     return x.to(dtype)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def next_probe(told: Sequence[Candidate], right: RotaryCall, *, agrees: bool) ->
         clear = (differences > CLEAR).nonzero().flatten()
         if len(clear):
             return f"send positions 1 and {POSITIONS[int(clear[0])]}"
-    return None
+    return _longer_call(calls)
 
 
 def next_probe_of_frequencies(told: Sequence[Candidate]) -> str | None:
@@ -61,7 +62,22 @@ def next_probe_of_frequencies(told: Sequence[Candidate]) -> str | None:
             clear = ((other - tables[0]).abs().amax(1) > CLEAR).nonzero().flatten()
             if len(clear):
                 return f"send a table at positions 1 and {POSITIONS[int(clear[0])]}"
-    return None
+    return _longer_call([candidate.call for candidate in told])
+
+
+def _longer_call(calls: Sequence[RotaryCall]) -> str | None:
+    """Return what to send if only some calls have the frequencies of a longer call."""
+    dynamic = [call for call in calls if call.rope.rope_type == "dynamic"]
+    if not dynamic or len(dynamic) == len(calls):
+        return None
+    parameters: dict[str, Any] = dict(dynamic[0].rope.parameters)
+    longest = parameters.get("max_position_embeddings")
+    if longest is None or (parameters.get("length") or 0) > longest:
+        return None
+    return (
+        f"send a rotation or table longer than {longest} positions, where dynamic scaling begins,"
+        f" such as positions 1 and {2 * longest}"
+    )
 
 
 def _table(call: RotaryCall, scale: float) -> Tensor:

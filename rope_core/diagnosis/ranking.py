@@ -6,6 +6,9 @@ from typing import Any
 
 from rope_core.diagnosis.mistake import CODES, Named
 
+SAME_GAIN = 1e-3
+"""Relative difference of gains that are the same."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidate:
@@ -46,7 +49,7 @@ def rank(candidates: Iterable[Candidate], tolerance: float) -> list[Candidate]:
         return []
     limit = max(2 * min(c.relative_error for c in kept), tolerance / 10)
     kept = [c for c in kept if c.relative_error <= limit]
-    return _distinct(sorted(kept, key=_order))
+    return _without_same_gains(_distinct(sorted(kept, key=_order)))
 
 
 def _order(candidate: Candidate) -> tuple[int, bool, bool, list[int], float]:
@@ -63,3 +66,24 @@ def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
         key = repr([(code, sorted(given.items())) for code, given in ordered])
         seen.setdefault(key, replace(candidate, mistakes=ordered))
     return [*seen.values()]
+
+
+def _without_same_gains(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates without those that measure a gain of which another tells the reason."""
+    known = [_split_gain(one, ("gain_missing", "gain_twice")) for one in candidates]
+    kept = []
+    for one in candidates:
+        gain, others = _split_gain(one, ("gain_wrong",))
+        is_named = gain is not None and any(
+            named is not None and same == others and abs(gain - named) <= SAME_GAIN * abs(named)
+            for named, same in known
+        )
+        if not is_named:
+            kept.append(one)
+    return kept
+
+
+def _split_gain(candidate: Candidate, codes: Sequence[str]) -> tuple[float | None, list[Named]]:
+    """Return the gain of the mistake with one of the codes, and the other mistakes."""
+    gains = [given["gain"] for code, given in candidate.mistakes if code in codes]
+    return gains[0] if gains else None, [one for one in candidate.mistakes if one[0] not in codes]

@@ -117,7 +117,7 @@ def _partial(rope: Rope, layer: Layer, rng: random.Random) -> Parameters | None:
 
 
 def _rotary_dim(rope: Rope, layer: Layer, rng: random.Random) -> Parameters | None:
-    d = 2 * rng.choice([rope.head_dim // 4, rope.head_dim // 8, rope.head_dim * 3 // 8])
+    d = 2 * rng.randrange(2, rope.head_dim // 2)
     if d in (rope.rotary_dim, rope.head_dim) or rope.kind == "longrope" or rope.scheme:
         return None
     return {"rotary_dim": d}

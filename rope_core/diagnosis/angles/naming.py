@@ -22,7 +22,7 @@ from rope_core.diagnosis.angles.evidence import (
     subset,
 )
 from rope_core.diagnosis.angles.pairs import Pairs
-from rope_core.diagnosis.angles.trials import GAINS, Trial, Trials, is_same
+from rope_core.diagnosis.angles.trials import GAINS, SAME, Trial, Trials, is_same
 from rope_core.diagnosis.angles.work import Work
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.mistake import CODES
@@ -36,6 +36,9 @@ FEW = 20
 
 VERIFIED = 24
 """Candidates that are compared with all tokens."""
+
+MILLION = 1_000_000
+"""No model was trained on so many positions."""
 
 OF_STRUCTURE = frozenset(
     ("layout_swapped", "layout_mixed", "layout_permuted", "slice_at_other_end", "axis_mistaken")
@@ -129,9 +132,10 @@ class Naming:
         own = parameter(trial.call, LONGEST), resolved and resolved.lengths.allowed
         if length is None or length in own:
             return False
+        limit = self._trials.few.tolerance / 10 if length > MILLION else SAME
         ignored = {"scaling_ignored", *named}
         return any(
-            {code for code, _ in other.named} == ignored and is_same(other, trial)
+            {code for code, _ in other.named} == ignored and is_same(other, trial, limit)
             for other in others
         )
 

@@ -129,7 +129,13 @@ def sections_wrong(call: RotaryCall, clues: Clues) -> Iterator[Wrong]:
             raise ConfigError("mrope_section", "such that the axes alternate", sections)
         return with_rope(call, axes=scheme, axes_parameters=(("mrope_section", sections),))
 
+    seen = set()
     for found, wrong in each("choice", choices, call, change):
+        axis = wrong.rope.frequency_table.axis
+        of_pairs = None if axis is None else tuple(axis.tolist())
+        if of_pairs in seen:
+            continue
+        seen.add(of_pairs)
         scheme, sections = found["choice"]
         name = "blocks" if scheme == "mrope" else "interleaved sections"
         arrangement = f"{name} of {[*sections]} pairs"

@@ -70,6 +70,17 @@ class RotationEvidence:
             index = torch.arange(len(before))
         return index, before[:, others].double(), after[:, others].double()
 
+    def width(self) -> int | None:
+        """Return how many channels at one end of a head change, None if none or both ends do."""
+        _, before, after = self.sample("tokens")
+        moved = (before != after).flatten(0, -2).any(0).nonzero().flatten()
+        channels = before.shape[-1]
+        if not len(moved):
+            return None
+        first, last = int(moved[0]), int(moved[-1])
+        width = last + 1 if last + 1 < channels else channels - first
+        return None if width == channels else width + width % 2
+
     def angle_table(self, call: RotaryCall) -> AngleTable:
         """Return the angles of the sample, if pairs are those of `call`."""
         index, before, after = self.sample(call.position_axis)

@@ -6,11 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rope_core.config import Layout, RopeConfig
 from rope_core.diagnosis.angles.angle_table import AngleTable
 from rope_core.diagnosis.angles.slopes import scaled_base
 from rope_core.diagnosis.calls import Clues, RotaryCall
 from rope_core.diagnosis.result import Measured
 from rope_core.diagnosis.rotation.search import Search, wrong_calls
+
+STILL = 1e-9
+"""Angle, in radians, that no float32 number shows."""
 
 VAGUE = 0.1
 """Relative error of a frequency from which on the frequency is not decided."""
@@ -29,7 +33,7 @@ def measured_numbers(
         shown: the call of the best explanation, or the right one.
         is_known: whether the sample is that of `shown`.
     """
-    call = _best_pairs(search, shown)
+    call = _best_pairs(search, shown, is_known=is_known)
     if call is None:
         return None, None
     table, clues, rope = search.table(call), search.measured(call), call.rope
@@ -72,7 +76,8 @@ def from_angles(
         fit = table.relative_error(model)
     error = _slope_errors(table, clues)
     decided = known & (error <= VAGUE * slope.abs())
-    theta = scaled_base(slope.where(decided, math.nan).abs())
+    turns = slope.abs() * float(table.positions.abs().max()) > STILL
+    theta = scaled_base(slope.where(decided & turns, math.nan).abs())
     if direction is None:
         rope_type = None
     elif rope_type is None and theta is not None:
@@ -134,10 +139,34 @@ def _least_gap(positions: Tensor) -> Tensor:
     return where.diff().amin() if len(where) > 1 else torch.tensor(torch.inf).double()
 
 
-def _best_pairs(search: Search, shown: RotaryCall) -> RotaryCall | None:
-    """Return a call whose pairs fit the sample: the one shown, or else the one that fits best."""
-    if search.fits(shown):
-        return shown
-    calls = [wrong for _, (_, wrong) in wrong_calls(search.right, search.clues)]
-    best = min(calls, key=search.misfit, default=None)
-    return best if best is not None and search.fits(best) else None
+def _best_pairs(search: Search, shown: RotaryCall, *, is_known: bool) -> RotaryCall | None:
+    """Return a call whose pairs fit the sample: the one shown, or else the one that fits best.
+
+    A call in which more channels turn than change is not taken, unless the evidence is its own.
+    """
+    width = search.clues.rotary_dim
+    best: RotaryCall | None = shown
+    if not search.fits(shown):
+        calls = [wrong for _, (_, wrong) in wrong_calls(search.right, search.clues)]
+        closest = min(calls, key=search.misfit, default=shown)
+        best = closest if search.fits(closest) else None
+    if best is None or (not is_known and width is not None and width < best.rope.rotary_dim):
+        plain = min(_plain_calls(search.right, width), key=search.misfit)
+        return plain if search.fits(plain) else best
+    return best
+
+
+def _plain_calls(right: RotaryCall, width: int | None) -> list[RotaryCall]:
+    """Return rotations of `width` channels at either end of a head, None for the whole head."""
+    head_dim = right.rope.head_dim
+    width = head_dim - head_dim % 2 if width is None else width
+    layouts: tuple[Layout, ...] = ("half", "interleaved")
+    return [
+        RotaryCall(
+            rope=RopeConfig(head_dim=head_dim, rotary_dim=width, layout=layout, trailing=trailing),
+            positions=right.positions[:1],
+            shape=right.shape,
+        )
+        for layout in layouts
+        for trailing in (False, True)
+    ]

@@ -35,11 +35,17 @@ HOPELESS = 0.3
 SETTLED = 3.0
 """Errors that are smaller than the tolerance by this factor need no second mistake."""
 
+OF_WIDTH = ("partial_ignored", "rotary_dim_wrong")
+"""Mistakes in how much of a head turns."""
+
 EXCLUSIVE = (
     ("layout_swapped", "layout_mixed"),
-    ("partial_ignored", "rotary_dim_wrong"),
+    OF_WIDTH,
 )
 """Mistakes of which a call has one at most."""
+
+FOR_ANY_WIDTH = ("scaling_ignored", "axes_ignored")
+"""Mistakes without whose lists or sections a rope can have another width."""
 
 Named = tuple[str, Mapping[str, Any]]
 
@@ -68,6 +74,7 @@ class Search:
         self._tables: dict[GeometryKey, AngleTable] = {}
         self._naming: dict[RotaryCall, Naming] = {}
         self._work = Work()
+        self.clues = replace(self.clues, rotary_dim=self.evidence.width())
 
     def table(self, call: RotaryCall) -> AngleTable:
         """Return the measured angles of the sample for the pairs of `call`."""
@@ -222,6 +229,8 @@ class Search:
         key = geometry_key(self.right)
         for code, (parameters, wrong) in wrong_calls(self.right, self.clues):
             first = ((code, parameters),)
+            if code in FOR_ANY_WIDTH:
+                found += self._of_other_width(wrong, first)
             if wrong.times != 2 and not self._is_structural(wrong):
                 continue
             # what no table shows has to have a name
@@ -236,3 +245,11 @@ class Search:
                 if not is_shown or geometry_key(both) not in (key, geometry_key(wrong)):
                     found += self._direct((*first, (other, more)), both)
         return found + self._name(self.right, (), 2)
+
+    def _of_other_width(self, call: RotaryCall, first: tuple[Named, ...]) -> list[Candidate]:
+        """Return the candidates with another width than `call`, which has one mistake."""
+        found = []
+        skip = tuple(code for code in MISTAKES if code not in OF_WIDTH)
+        for code, (parameters, wrong) in wrong_calls(call, self.clues, skip):
+            found += self._direct((*first, (code, parameters)), wrong)
+        return found

@@ -68,7 +68,10 @@ def diagnose_table(
         ConfigError: the layer does not rotate.
     """
     table_evidence.check(cos, sin)
-    right, expected = _right_table(_rope(resolved), cos.shape[:-1], positions)
+    shape = cos.shape[:-1]
+    if positions is None and bool((cos != cos.reshape(-1, cos.shape[-1])[0]).any()):
+        shape = _without_ones(shape)
+    right, expected = _right_table(_rope(resolved), shape, positions)
     pairs = expected.shape[-1]
     if tolerance is None:
         tolerance = default_tolerance(cos.dtype, _rms_angle(right))
@@ -78,7 +81,7 @@ def diagnose_table(
     if got.shape == expected.shape and not _is_within(got, expected, tolerance):
         arithmetic: Arithmetic = "float64" if right.rope.arithmetic == "hf" else "hf"
         other_rope = replace(_rope(resolved), arithmetic=arithmetic)
-        _, other = _right_table(other_rope, cos.shape[:-1], positions)
+        _, other = _right_table(other_rope, shape, positions)
         if _is_within(got, other, tolerance):
             expected = other
             warnings.append(OTHER_ARITHMETIC[arithmetic])
@@ -221,18 +224,23 @@ def _right_table(
 ) -> tuple[RotaryCall, Tensor]:
     """Return the right call, and its table, float32 `[T, 2, n]`.
 
+    Positions may lack the sizes 1 that `shape` ends with.
+
     Args:
         rope: the right rope.
         shape: of the tokens, `[...]` or `[B, ..., S]`.
         positions: `[...]`, or `[S]` for each row, with the axes first; None counts in each row.
     """
+    counted = torch.arange(shape[-1] if shape else 1).view(shape[-1:])
+    given = counted if positions is None else positions
+    call, given_shape = CosSin(given, rope), shape
+    if call.shape not in (shape, shape[-1:]):
+        shape = _without_ones(shape)
+    if call.shape not in (shape, shape[-1:]):
+        expected = f"of shape {shape_of(torch.empty(given_shape))}, as the rows of 'cos'"
+        raise ShapeError("positions", expected, shape_of(torch.empty(call.shape)))
     count = shape[-1] if shape else 1
     rows = shape.numel() // count
-    given = torch.arange(count).view(shape[-1:]) if positions is None else positions
-    call = CosSin(given, rope)
-    if call.shape not in (shape, shape[-1:]):
-        expected = f"of shape {shape_of(torch.empty(shape))}, as the rows of 'cos'"
-        raise ShapeError("positions", expected, shape_of(torch.empty(call.shape)))
     axes = call.rope.num_axes
     flat = given.double().reshape(axes, -1) if call.has_axes else given.double().reshape(1, -1)
     table = cos_sin(call)
@@ -241,6 +249,13 @@ def _right_table(
         flat, expected_table = flat.repeat(1, rows), expected_table.repeat(rows, 1, 1)
     right = RotaryCall(rope=call.rope, positions=flat.expand(axes, -1), shape=(rows, count, 1))
     return right, expected_table
+
+
+def _without_ones(shape: torch.Size) -> torch.Size:
+    """Return the shape of tokens without the sizes 1 after them, such as that of heads."""
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def _rms_angle(right: RotaryCall) -> float:

@@ -1,6 +1,7 @@
 """What answers hold for any mistake: ropes that reproduce the numbers, what is measured, edges."""
 
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rope_core import AttentionConfig, RopeConfig, attend, resolve, rotate
+from rope_core.diagnosis.calls import rounded
 from rope_core.diagnosis.diagnose import diagnose
 
 ROPE = RopeConfig(head_dim=32)
@@ -121,11 +123,21 @@ def test_which_positions_tell_more() -> None:
     assert near.next_probe == "send tokens at different positions, such as 1 and 4096"
 
 
+def test_positions_beyond_float16_give_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = rounded(
+            torch.tensor([65_519.0, 65_520.0, -1e5], dtype=torch.float64), torch.float16
+        )
+    assert found.tolist() == [65_504.0, math.inf, -math.inf]
+
+
 def test_tokens_of_zeros_hide_no_frequency() -> None:
     x = X * (torch.arange(48) % 24 < 12)[:, None, None]
     measured = diagnose(ROPE, before=x, after=rotate(x, rope=ROPE, positions=AT), positions=AT)
     assert measured.measured is not None
     assert not measured.measured.unresolved_pairs
+    assert measured.measured.position_offset == 0  # not the rounding of the angles
 
 
 def test_fewer_tokens_than_heads_on_several_axes() -> None:

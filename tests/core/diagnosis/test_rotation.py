@@ -22,6 +22,14 @@ def heads(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 X = heads(2, TOKENS, HEADS, DIM)
 PADDED = torch.stack((torch.arange(TOKENS), (torch.arange(TOKENS) - 5).clamp_min(0)))
+LISTS = {
+    "rotary_dim": 16,
+    "rope_type": "longrope",
+    "short_factor": [1.0 + i for i in range(8)],
+    "long_factor": [2.0 + i for i in range(8)],
+    "original_max_position_embeddings": 64,
+    "factor": 4.0,
+}
 HALF = pytest.approx(0.5)
 SHUFFLED = torch.randperm(DIM, generator=torch.Generator().manual_seed(0))
 
@@ -63,6 +71,21 @@ PORTS: dict[str, tuple[dict[str, object], Callable[[], Tensor], list[tuple[str, 
         {"rotary_dim": 16},
         lambda: right(rotary_dim=8),
         [("rotary_dim_wrong", {"rotary_dim": 8})],
+    ),
+    "an odd part of the head": (
+        {"rotary_dim": 16},
+        lambda: right(rotary_dim=22),
+        [("rotary_dim_wrong", {"rotary_dim": 22})],
+    ),
+    "an odd part of the head and a base": (
+        {},
+        lambda: right(rotary_dim=6, theta=5e5),
+        [("wrong_base", {"theta": 5e5}), ("rotary_dim_wrong", {"rotary_dim": 6})],
+    ),
+    "another part than its lists have": (
+        LISTS,
+        lambda: right(rotary_dim=12),
+        [("scaling_ignored", {"rope_type": "longrope"}), ("rotary_dim_wrong", {"rotary_dim": 12})],
     ),
     "other end": (
         {"rotary_dim": 16},
@@ -221,6 +244,16 @@ def test_what_is_measured() -> None:
     right_row = 5e5 ** (-torch.arange(0, 32, 2) / 32)
     right_row[15] = 0
     torch.testing.assert_close(diagnosis.tensors["inv_freq"], right_row, rtol=0.01, atol=1e-5)
+
+
+def test_pairs_that_no_two_mistakes_have_are_measured() -> None:
+    theirs = right(rotary_dim=10, theta=123_456.0, layout="interleaved")
+    diagnosis = diagnose({"rotary_dim": 24}, before=X, after=theirs)
+    measured = diagnosis.measured
+    assert (diagnosis.verdict, measured is None) == ("unexplained", False)
+    assert measured is not None
+    assert (measured.layout, measured.rotary_dim, measured.slice_start) == ("interleaved", 10, 0)
+    assert measured.theta == pytest.approx(123_456, rel=0.01)
 
 
 def test_where_it_differs() -> None:

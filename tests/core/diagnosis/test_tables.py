@@ -81,6 +81,57 @@ def test_repeated_columns_are_no_mistake(layout: str) -> None:
     assert found.measured.position_offset == pytest.approx(3, abs=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(1, 16, 1, 32), (16, 1, 32)])
+@pytest.mark.parametrize("positions", [None, torch.arange(16)])
+def test_a_table_may_have_a_dimension_for_heads(
+    shape: tuple[int, ...], positions: torch.Tensor | None
+) -> None:
+    tensors = {n: t.view(shape) for n, t in table(row(1e4, 64), torch.arange(16)).items()}
+    diagnosis = diagnose({"head_dim": 64}, **tensors, positions=positions)
+    assert diagnosis.verdict == "agrees"
+    assert diagnosis.tensors["error_by_position"].shape == shape[:-1]
+
+
+def test_rows_of_one_token_each_are_at_position_0() -> None:
+    found = diagnose({"head_dim": 64}, cos=torch.ones(4, 1, 32), sin=torch.zeros(4, 1, 32))
+    assert found.verdict == "agrees"
+
+
+YARN = {"head_dim": 64, "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 128}
+GAIN = 1 + 0.1 * math.log(8)
+
+
+@pytest.mark.parametrize(("power", "code"), [(0, "gain_missing"), (2, "gain_twice")])
+def test_a_gain_is_told_once(power: int, code: str) -> None:
+    inv_freq = resolve(YARN).inv_freq
+    assert inv_freq is not None
+    right = table(inv_freq.double(), torch.arange(40))
+    tensors = {name: t * GAIN**power for name, t in right.items()}
+    [explanation] = diagnose(YARN, **tensors).explanations
+    assert [one.code for one in explanation.mistakes] == [code]
+
+
+def test_a_variant_without_effect_is_no_length_of_millions() -> None:
+    found = diagnose(LLAMA, **table(row(5e5, 128), torch.arange(64)))
+    codes = [one.code for explanation in found.explanations for one in explanation.mistakes]
+    assert codes == ["scaling_ignored", "scaling_other_type", "factor_wrong"]
+    assert found.next_probe is not None  # dynamic scaling begins there
+    assert "longer than 131072 positions" in found.next_probe
+
+
+def test_sections_are_told_once() -> None:
+    rope = {"head_dim": 32, "axes": "mrope", "mrope_section": [4, 6, 6]}
+    positions = torch.stack((torch.arange(40), torch.arange(40) // 7 + 2, torch.arange(40) % 7))
+    found = diagnose(rope, **table(row(1e4, 32), torch.arange(40)), positions=positions)
+    sections = [
+        one.parameters["mrope_section"]
+        for explanation in found.explanations
+        for one in explanation.mistakes
+        if one.code == "sections_wrong"
+    ]
+    assert sections == [[16, 0, 0]]
+
+
 def test_a_table_of_half_the_width_is_explained() -> None:
     tensors = table(row(10_000.0, 32), torch.arange(40))
     repeated = {name: torch.cat((x, x), -1) for name, x in tensors.items()}  # 32 columns, as right
