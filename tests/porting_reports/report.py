@@ -42,7 +42,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Item:
-    """A row of the table: number in rope-porting-mistakes.md, title, thread, and mistakes."""
+    """A row of the table: number among the 39 items, title, thread, and mistakes."""
 
     number: int
     title: str

@@ -15,7 +15,7 @@ for section in ("layouts", "configurations", "scalings", "positions", "precision
     import_module(f"tests.porting_reports.{section}")
 
 NO_NUMBERS = {15: "an odd rotary width is refused when the config is read"}
-"""Items of rope-porting-mistakes.md that a request cannot show."""
+"""Items that a request cannot show."""
 
 
 def rows() -> Iterator[Any]:
