@@ -162,12 +162,7 @@ def _of_rope(code: str, layer: Layer, rng: random.Random) -> dict[str, Any] | No
     is_scale = code == "gain_wrong" and whole and not is_mla
     if is_scale or (is_mla and code in geometry):
         return None
-    given = choose(code, layer, rng)
-    if given is not None and code == "rotary_dim_wrong":  # attention does not show the width
-        rope = layer.rope
-        given = {"rotary_dim": 2 * (rope.head_dim * rng.choice((2, 1, 3)) // 8)}
-        given = None if given["rotary_dim"] == rope.rotary_dim else given
-    return given
+    return choose(code, layer, rng)
 
 
 def _mscale(layer: Layer) -> float | None:

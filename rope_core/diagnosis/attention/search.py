@@ -145,6 +145,8 @@ class AttentionSearch:
             codes = ("gain_wrong",) if is_scaled else ()
         fitted_rotation = [*self._fitted_rotation(right, codes)]
         found += self._within(fitted_rotation)
+        if not self.is_settled(found):
+            found += self._within(self._of_any_width(right))
         if self.right.has_lse:  # the output may show the number although the log-sum-exp is off
             of_rotation += fitted_rotation
         return found, of_attention, of_rotation
@@ -200,25 +202,44 @@ class AttentionSearch:
                         is_odd=fitted is not None and fitted.is_odd,
                     )
 
-    def _of_rotation(self, base: Wrong) -> Iterator[Wrong]:
-        """Add each mistake of the rotation, of queries and keys alike, to those of `base`."""
+    def _of_rotation(self, base: Wrong, width: int | None = None) -> Iterator[Wrong]:
+        """Add each mistake of the rotation, of queries and keys alike, to those of `base`.
+
+        With a width only the rotation of that many channels.
+        """
+        clues = replace(self.clues, rotary_dim=width)
         for code, mistake in _of_rotations(base.call):
+            if width is not None and code != "rotary_dim_wrong":
+                continue
             first, *others = (
-                _by_parameters(mistake, rotation, self.clues)
+                _by_parameters(mistake, rotation, clues)
                 for rotation in _rotations(base.call).values()
             )
             for name, (given, wrong) in first.items():
+                if width is not None and given["rotary_dim"] != width:
+                    continue
                 if all(name in other for other in others):
                     wrongs = wrong, *(other[name][1] for other in others)
                     sides = dict(zip(_rotations(base.call), wrongs, strict=True))
                     yield base.add(code, given, replace(base.call, **sides))
+
+    def _of_any_width(self, base: Wrong) -> Iterator[Wrong]:
+        """Add a rotation of each number of channels: attention does not show which rotate."""
+        rotations = [*_rotations(base.call).values()]
+        if rotations and not self.parts[0].is_far and self._may_fit(base):
+            for width in range(2, rotations[0].rope.head_dim, 2):
+                yield from self._of_rotation(base, width)
+
+    def _may_fit(self, base: Wrong) -> bool:
+        """Return whether some scores give the output."""
+        return least_error(base.call, self.parts[0]) <= self._limit
 
     def _fitted_rotation(
         self, base: Wrong, codes: tuple[str, ...] | None = None
     ) -> Iterator[Wrong]:
         """Add each mistake of the rotation whose parameter is a fitted number, or those named."""
         rotations = _rotations(base.call)
-        if least_error(base.call, self.parts[0]) > self._limit:
+        if not self._may_fit(base):
             return
         keys = visibility(base.call, self.parts[0])[1]
         is_long = keys.stop - keys.start > MANY_KEYS
