@@ -1,4 +1,4 @@
-"""From ranked candidates to explanations: texts, remedies, and a rope that reproduces theirs."""
+"""From ranked candidates to explanations: texts, remedies, and a rope with the same numbers."""
 
 import math
 from collections.abc import Mapping, Sequence

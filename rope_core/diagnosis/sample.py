@@ -1,7 +1,17 @@
 """The tokens that a diagnosis looks at: small, large and neighbouring positions."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
+
+from rope_core.diagnosis.calls import RotaryCall
+
+SLACK = 3.0
+"""A sample may have a larger relative error than all tokens, by up to this factor."""
+
+ANGLES = 2**20
+"""Angles that decide the tolerance; more are taken from some of the tokens."""
 
 TOKENS = 128
 """Tokens of a sample, at most, and some more where many rows have few each."""
@@ -58,3 +68,11 @@ def choose_heads(before: Tensor) -> Tensor:
     if heads <= HEADS or float((before == 0).double().mean()) > 0.5:
         return torch.arange(heads)
     return torch.linspace(0, heads - 1, HEADS).long()
+
+
+def squared_angles(right: RotaryCall) -> tuple[Tensor, int]:
+    """Return the squared angles of every so many tokens, `[t, n]`, and how many."""
+    table = right.rope.frequency_table
+    step = max(1, -(-right.positions.shape[1] * len(table.inv_freq) // ANGLES))
+    exact = replace(table, inv_freq=table.inv_freq.double())
+    return table.angles(right.positions[:, ::step], exact).square(), step

@@ -82,7 +82,7 @@ class Trials:
         numbers = self.few.numbers(call)
         error = self.few.error(numbers)
         tolerance = self.few.tolerance
-        if tolerance / 50 < error < MANY * tolerance:  # theirs may be of the other arithmetic
+        if tolerance / 50 < error < MANY * tolerance:  # the evidence may be of the other arithmetic
             for again in in_other_arithmetic(call):
                 others = self.few.numbers(again)
                 less = self.few.error(others)

@@ -94,8 +94,8 @@ def diagnose_attention(
         q: as in `attend`; also k, v, positions, attention and arguments.
         k: as q.
         v: as q.
-        out: theirs, `[..., H, Dv]`.
-        lse: theirs, `[..., H]`, or None.
+        out: the evidence, `[..., H, Dv]`.
+        lse: its log-sum-exp, `[..., H]`, or None.
         positions: of queries and keys.
         attention: None for that of the model.
         max_mistakes: 1 or 2.
@@ -105,7 +105,7 @@ def diagnose_attention(
     with torch.no_grad():
         has_lse = lse is not None
         clues, call, warnings = _call(rope, q, k, v, positions, attention, arguments, has_lse)
-        out, lse = _check_theirs(call, out, lse)
+        out, lse = _check_outputs(call, out, lse)
         right = right_call(call, has_lse, _silent_rope(call, clues))
         expected = expected_values(call, right)
         got = _flat(out, 2), None if lse is None else _flat(lse, 1)
@@ -249,7 +249,7 @@ def _warnings_of_tokens(call: Attend, rope: RopeConfig | None) -> tuple[str, ...
     return attention_warnings(call, rope)
 
 
-def _check_theirs(call: Attend, out: Tensor, lse: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _check_outputs(call: Attend, out: Tensor, lse: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return out and lse on the CPU, lse in float32.
 
     Raises:
@@ -442,14 +442,14 @@ def _explanations(ranked: list[Candidate], right: AttentionCall) -> tuple[Explan
 
 
 def _rope(candidate: Candidate, right: AttentionCall) -> Mapping[str, Any] | None:
-    """Return parameters of the rope with which the right attention gives theirs; None if none."""
+    """Return parameters of the rope with which the right attention gives the evidence, or None."""
     if any(MISTAKES[code].evidence == ("attention",) for code, _ in candidate.mistakes):
         return None
     call = candidate.call
     ropes = [
-        reproducing_rope(theirs, of_right)
-        for theirs, of_right in ((call.q, right.q), (call.k, right.k))
-        if theirs is not None and of_right is not None
+        reproducing_rope(wrong, of_right)
+        for wrong, of_right in ((call.q, right.q), (call.k, right.k))
+        if wrong is not None and of_right is not None
     ]
     return ropes[0] if ropes and all(rope == ropes[0] for rope in ropes) else None
 

@@ -164,7 +164,7 @@ def _fit_field(
 
 
 def errors_of(result: Result, part: Part) -> Tensor:
-    """Return |theirs - reproduced| ** 2 of each of the results `[C, ...]`: `[C]`."""
+    """Return |evidence - reproduced| ** 2 of each of the results `[C, ...]`: `[C]`."""
     return (result.out - part.out).square().sum((-3, -2, -1)).nan_to_num(math.inf)
 
 
@@ -231,11 +231,11 @@ def _least_squares(
         slope_error = slope_slope = error = norm = 0.0
         one, other = change(value), change(moved)
         for part in parts:
-            out, theirs = getattr(simulate(one, part), output), getattr(part, output)
+            out, given = getattr(simulate(one, part), output), getattr(part, output)
             slope = (getattr(simulate(other, part), output) - out) / step
-            slope_error += float((slope * (theirs - out)).sum())
+            slope_error += float((slope * (given - out)).sum())
             slope_slope += float(slope.square().sum())
-            error += float((theirs - out).square().sum())
+            error += float((given - out).square().sum())
             norm += float(out.square().sum())
         if not slope_slope > 1e-12 or error > FAR[min(number, len(FAR) - 1)] ** 2 * norm:
             return None

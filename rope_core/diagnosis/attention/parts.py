@@ -34,8 +34,8 @@ class AttentionTensors:
     q: Tensor  # [Tq, H, D]
     k: Tensor  # [Tk, Hkv, D]
     v: Tensor  # [Tk, Hkv, Dv]
-    out: Tensor  # [Tq, H, Dv], theirs
-    lse: Tensor | None  # [Tq, H], theirs
+    out: Tensor  # [Tq, H, Dv], the evidence
+    lse: Tensor | None  # [Tq, H], the evidence
 
 
 def parts(tensors: AttentionTensors, call: AttentionCall, errors: Tensor) -> list[Part]:

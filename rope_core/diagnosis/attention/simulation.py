@@ -106,8 +106,8 @@ class Part:
     q: Tensor  # [n, h, D]
     k: Tensor  # [Sk, kv heads, D]
     v: Tensor  # [Sk, kv heads, Dv]
-    out: Tensor  # [n, h, Dv], theirs
-    lse: Tensor | None  # [n, h], theirs
+    out: Tensor  # [n, h, Dv], the evidence
+    lse: Tensor | None  # [n, h], the evidence
     bias: Tensor | None
     """The mask: `[1 or h, 1 or n, 1 or Sk]`, -inf for a hidden key."""
 
@@ -292,8 +292,8 @@ def _least_error(call: AttentionCall, part: Part) -> float:
                 continue
             values = _values(call, part, keys) if values is None else values
             basis = torch.linalg.qr(values[head, seen].double().T).Q  # [Dv, seen]
-            theirs = part.out[query, head].double()
-            error += float((theirs - basis @ (basis.T @ theirs)).square().sum())
+            given = part.out[query, head].double()
+            error += float((given - basis @ (basis.T @ given)).square().sum())
     norm = float(part.out.square().sum())
     return math.sqrt(error / norm) if norm > 0 else 0.0
 

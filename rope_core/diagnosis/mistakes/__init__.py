@@ -9,13 +9,16 @@ from rope_core.diagnosis.mistakes import (
     axes,
     base,
     gains,
+    masks,
     models,
     positions,
     scaling,
     structure,
 )
 
-MODULES = (application, attention, axes, base, gains, models, positions, scaling, structure)
+MODULES = (
+    *(application, attention, masks, axes, base, gains, models, positions, scaling, structure),
+)
 
 MISTAKES: Mapping[str, Mistake] = {
     found.code: found

@@ -28,7 +28,8 @@ from rope_core.diagnosis.result import Diagnosis
 from rope_core.diagnosis.rotation.evidence import RotationEvidence
 from rope_core.diagnosis.rotation.geometry import geometry
 from rope_core.diagnosis.rotation.measured import measured_numbers
-from rope_core.diagnosis.rotation.search import SLACK, Search
+from rope_core.diagnosis.rotation.search import Search
+from rope_core.diagnosis.sample import SLACK, squared_angles
 from rope_core.errors import RopeError, ShapeError
 from rope_core.hf import Resolved
 from rope_core.rotary import run_rotate
@@ -49,9 +50,6 @@ COARSE = 0.1
 
 FEW = 512
 """Tokens that decide how much energy each pair has."""
-
-ANGLES = 2**20
-"""Angles that decide the tolerance; more are taken from some of the tokens."""
 
 
 def diagnose_rotation(
@@ -231,10 +229,7 @@ def _tolerance(
     rope would have. If the evidence exceeds it, angles count as much as
     the energy that they rotate: an outlier in a fast pair has a larger error in float32.
     """
-    table = right.rope.frequency_table
-    step = -(-right.positions.shape[1] * len(table.inv_freq) // ANGLES)
-    exact = replace(table, inv_freq=table.inv_freq.double())
-    squares = table.angles(right.positions[:, ::step], exact).square()
+    squares, step = squared_angles(right)
     tolerance = default_tolerance(dtype, float(squares.mean().sqrt()))
     if dtype != torch.float32 or energies[0] <= tolerance * tolerance * energies[1]:
         return tolerance

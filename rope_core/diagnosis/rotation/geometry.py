@@ -58,7 +58,7 @@ def geometry(call: RotaryCall) -> Geometry:
     inside[write.flatten()] = True
     rest = (~inside).nonzero().flatten()
     rest_write = rest
-    if call.permutation is not None:  # channel c of theirs is channel permutation[c] of the call
+    if call.permutation is not None:  # channel c is permutation[c] of the call
         goes_to = torch.tensor(call.permutation).argsort()
         write, rest_write = goes_to[write], goes_to[rest]
     return Geometry(
@@ -126,7 +126,7 @@ def energy_and_products(
     fitted = cos * yx + sin * yr
     energy = y.square().sum((1, 2))
     misfit = (energy - fitted).where(decided, 0).clamp_min(0)
-    silent = energy.where(mean == 0, 0)  # theirs has energy where nothing went in
+    silent = energy.where(mean == 0, 0)  # energy where nothing went in
     rest_in, rest_out = before[..., shape.rest_read], after[..., shape.rest_write]
     lost = float((rest_out - rest_in).square().sum())
     rest = float(rest_in.square().sum())

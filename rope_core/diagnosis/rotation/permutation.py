@@ -33,7 +33,7 @@ ROUNDINGS = 30.0
 
 
 def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[int, ...] | None:
-    """Return the permutation with theirs = rotated[..., permutation]; None if there is none.
+    """Return the permutation with after = rotated[..., permutation]; None if there is none.
 
     A rotation keeps the energy of a pair, wherever its two channels come out: the channels of each
     pair are those with this energy in all tokens. Which of the two is the first is decided by the
@@ -76,7 +76,7 @@ def measure_permutation(evidence: RotationEvidence, right: RotaryCall) -> tuple[
 def match_channels(
     evidence: RotationEvidence, call: RotaryCall, limit: float
 ) -> tuple[int, ...] | None:
-    """Return the permutation with theirs = what `call` gives[..., permutation]; None if none is.
+    """Return the permutation with after = what `call` gives[..., permutation]; None if none is.
 
     Channels are compared one by one, whatever pairs or angles they have. A channel that nothing
     tells from others is taken to be where it should be. There is none if other channels would be
@@ -102,17 +102,17 @@ def match_channels(
 def _distances(
     call: RotaryCall, index: Tensor, before: Tensor, after: Tensor, limit: float
 ) -> tuple[Tensor, Tensor] | None:
-    """Return how far each channel of theirs is from each channel that `call` gives, squared.
+    """Return how far each channel of `after` is from each channel that `call` gives, squared.
 
     Returns:
-        `[D, D]`, and the energy of each channel of theirs, `[D]`; None if some of theirs is unlike
+        `[D, D]`, and the energy of each channel of `after`, `[D]`; None if some of them is unlike
         all channels, or if others are nearly as alike.
     """
     given = reproduce(call, before, index).flatten(0, -2)
-    theirs = after.flatten(0, -2)
-    energy, energy_out = given.square().sum(0), theirs.square().sum(0)
+    got = after.flatten(0, -2)
+    energy, energy_out = given.square().sum(0), got.square().sum(0)
     allowed = limit**2 * float(energy.sum())
-    distances = energy_out[:, None] + energy - 2 * theirs.mT @ given
+    distances = energy_out[:, None] + energy - 2 * got.mT @ given
     alike = float(distances.amin(1).clamp_min(0).sum())
     if alike > allowed:
         return None

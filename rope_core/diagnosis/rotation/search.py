@@ -18,10 +18,8 @@ from rope_core.diagnosis.ranking import Candidate
 from rope_core.diagnosis.rotation.evidence import RotationEvidence
 from rope_core.diagnosis.rotation.geometry import GeometryKey, geometry_key
 from rope_core.diagnosis.rotation.permutation import match_channels, measure_permutation
+from rope_core.diagnosis.sample import SLACK
 from rope_core.errors import RopeError
-
-SLACK = 3.0
-"""A sample may have a larger relative error than all tokens, by up to this factor."""
 
 NEUTRAL = 1e-6
 """Relative difference of numbers that are the same."""

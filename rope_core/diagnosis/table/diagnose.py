@@ -25,7 +25,7 @@ from rope_core.diagnosis.probe import next_probe, next_probe_of_frequencies
 from rope_core.diagnosis.ranking import Candidate, rank
 from rope_core.diagnosis.result import Diagnosis, Measured
 from rope_core.diagnosis.rotation.measured import from_angles
-from rope_core.diagnosis.sample import choose_tokens
+from rope_core.diagnosis.sample import SLACK, choose_tokens, squared_angles
 from rope_core.diagnosis.table import evidence as table_evidence
 from rope_core.diagnosis.table.evidence import TableEvidence
 from rope_core.errors import ConfigError, ShapeError
@@ -34,12 +34,6 @@ from rope_core.rotary import cos_sin
 
 VERIFIED = 8
 """Candidates that are compared with all tokens."""
-
-SLACK = 3.0
-"""A sample may have a larger relative error than all tokens, by up to this factor."""
-
-ANGLES = 2**20
-"""Angles that decide the tolerance; more are taken from some of the tokens."""
 
 
 def diagnose_table(
@@ -74,7 +68,7 @@ def diagnose_table(
     right, expected = _right_table(_rope(resolved), shape, positions)
     pairs = expected.shape[-1]
     if tolerance is None:
-        tolerance = default_tolerance(cos.dtype, _rms_angle(right))
+        tolerance = default_tolerance(cos.dtype, float(squared_angles(right)[0].mean().sqrt()))
     flat = torch.stack((cos, sin), -2).reshape(-1, 2, cos.shape[-1])  # [T, 2, m]
     warnings = [*resolved.warnings]
     got = table_evidence.pair_columns(flat, expected, tolerance)
@@ -256,14 +250,6 @@ def _without_ones(shape: torch.Size) -> torch.Size:
     while len(shape) > 1 and shape[-1] == 1:
         shape = shape[:-1]
     return shape
-
-
-def _rms_angle(right: RotaryCall) -> float:
-    """Return the root mean square of the expected angles, in radians."""
-    table, positions = right.rope.frequency_table, right.positions
-    step = max(1, positions.shape[1] * len(table.inv_freq) // ANGLES)
-    exact = replace(table, inv_freq=table.inv_freq.double())
-    return float(table.angles(positions[:, ::step], exact).square().mean().sqrt())
 
 
 def _is_within(got: Tensor, expected: Tensor, tolerance: float) -> bool:
