@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 import torch
 from hypothesis import settings
 
+from rope_core.presets import built_in
 from tests.free_ports import free_ports
 from tests.waiting import wait_until
 
@@ -71,6 +73,14 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def presets_as_they_were() -> Iterator[None]:
+    """The tests of a file leave the configs of presets, which all tests share, unchanged."""
+    before = orjson.dumps([*built_in().values()])
+    yield
+    assert orjson.dumps([*built_in().values()]) == before
 
 
 @pytest.fixture

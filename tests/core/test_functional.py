@@ -1,5 +1,6 @@
 """`rotate` and `attend` of tensors, with positions and ropes in the forms that users have."""
 
+import copy
 import json
 import re
 
@@ -31,7 +32,7 @@ from tests.core.oracle import randn
 ROPE = RopeConfig(head_dim=64, theta=5e5)
 Q, K = randn(2, 6, 4, 64), randn(2, 6, 2, 64, seed=1)
 NAME = "llama-3.2-1b"
-CONFIG = built_in()[NAME].config
+CONFIG = copy.deepcopy(built_in()[NAME].config)  # `LlamaConfig` changes what it is given
 
 POSITIONS = {
     "none": None,
