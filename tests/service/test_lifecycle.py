@@ -159,14 +159,15 @@ def test_an_idle_service_ends_soon_after_ctrl_c(serve: Serve):
 
 def test_a_queued_call_is_dropped_when_its_client_leaves(server_url):
     left = 'rope_requests_total{route="/v1/rotate",status="499"}'
-    before = metric(server_url, left)
+    before, num_run = metric(server_url, left), metric(server_url, "rope_batch_requests_sum")
     slow = begin_slow(server_url)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server_url}/v1/rotate", json={"q": [[[1, 2]]]}, timeout=0.1)
+    wait_until(lambda: metric(server_url, left) == before + 1)
     assert metric(server_url, "rope_queue_depth") == 0
-    assert metric(server_url, left) == before + 1
     slow.join()
-    assert metric(server_url, "rope_admitted_bytes") == 0
+    assert metric(server_url, "rope_batch_requests_sum") == num_run + 1, "the slow call alone"
+    wait_until(lambda: metric(server_url, "rope_admitted_bytes") == 0)
 
 
 def test_a_deadline_that_passes_in_the_queue(server_url):
@@ -194,7 +195,7 @@ def test_a_body_that_does_not_come_is_given_up_at_the_deadline(server_url):
         started = time.monotonic()
         assert stalled.recv(4096).startswith(b"HTTP/1.1 504")
         assert time.monotonic() - started < 2
-    assert metric(server_url, "rope_admitted_bytes") == 0
+    wait_until(lambda: metric(server_url, "rope_admitted_bytes") == 0)
 
 
 def test_many_small_sequences_do_not_hold_up_the_others(server_url):

@@ -9,7 +9,7 @@ import torch
 
 from service.wire import Message, Parameters, json_codec, safetensors_codec
 from tests.service.planned.requests import Answer, Client, post
-from tests.service.planned.servers import Running, running
+from tests.service.planned.servers import Running, all_returned, running
 from tests.service.recorded.tensors import raw, wire
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -76,7 +76,7 @@ async def test_both_layouts_answer_alike(service: Running, path, tensors, params
     for name, tensor in swapped(dict(expected.tensors)).items():
         assert found.tensors[name].shape == tensor.shape
         assert torch.equal(found.tensors[name], tensor), name
-    assert (service.charged_bytes, service.num_slabs) == (0, 0)
+    await all_returned(service)
 
 
 async def test_the_default_may_be_named(service: Running):

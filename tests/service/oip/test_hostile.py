@@ -199,6 +199,9 @@ async def test_answers_that_the_client_does_not_read_are_charged():
         async def is_one_refused() -> bool:
             return await metric(http_client, "nv_inference_request_failure") > 0
 
+        async def is_all_returned() -> bool:
+            return await metric(http_client, "rope_admitted_bytes") == 0
+
         call = raw.channel.stream_stream(METHODS["ModelStreamInfer"].path)()
         for _ in range(30):
             await call.write(infer_call)
@@ -212,7 +215,7 @@ async def test_answers_that_the_client_does_not_read_are_charged():
         assert len(refused) < 30
         await call.done_writing()
         assert await call.code() is grpc.StatusCode.OK
-        assert await metric(http_client, "rope_admitted_bytes") == 0
+        await wait_until_async(is_all_returned)
 
 
 @pytest.mark.parametrize("with_length", [False, True], ids=["no length", "a length"])

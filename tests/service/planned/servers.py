@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -237,3 +237,17 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 (no event says it)
             await asyncio.sleep(0)
+
+
+async def all_returned(service: Running) -> None:
+    """Wait until no memory is charged or leased, and no request waits.
+
+    A client may have its answer while the thread that computed the answer still refers to the slab.
+    """
+
+    def held() -> tuple[int, int, int]:
+        return service.charged_bytes, service.num_waiting, service.num_slabs
+
+    with suppress(TimeoutError):
+        await until(lambda: held() == (0, 0, 0))
+    assert held() == (0, 0, 0)

@@ -11,7 +11,7 @@ from service.oip.grpc.messages import METHODS
 from tests.faults.requests import rpc
 from tests.service.oip.test_grpc_planned import planned_service
 from tests.service.planned.requests import Client, know, post, rotation
-from tests.service.planned.servers import running, until
+from tests.service.planned.servers import all_returned, running, until
 
 NUM_CLIENTS = 500
 PLANNED = rotation(16)
@@ -44,7 +44,7 @@ async def test_abandoned_calls_are_not_run():
         for i, client in enumerate(clients):
             client.reset() if i % 3 else client.leave()
         await until(lambda: service.num_waiting == 0)
-        await until(lambda: (service.charged_bytes, service.num_slabs) == (0, 0))
+        await all_returned(service)
         service.release()
         client = await Client.connect(service.address)
         assert (await client.ask(PLANNED.request)).body == PLANNED.body

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from tests.service.planned.requests import Client, any_exchange, attention, know, rotation
-from tests.service.planned.servers import running, settled
+from tests.service.planned.servers import all_returned, running, settled
 
 
 async def test_all_lengths():
@@ -23,7 +23,7 @@ async def test_all_lengths():
             answer = await client.ask(exchange.request)
             assert (answer.status, answer.body) == (200, exchange.body), length
         assert service.statuses == [200] * 311
-        assert (service.charged_bytes, service.num_waiting) == (0, 0)
+        await all_returned(service)
         client.leave()
 
 
@@ -44,7 +44,7 @@ async def test_mixed_calls_on_connections_beside_each_other(num_connections: int
         know(service, exchanges)
         await asyncio.gather(*(ask(service.address, seed) for seed in range(num_connections)))
         assert service.statuses == [200] * (8 * num_connections)
-        assert (service.charged_bytes, service.num_waiting, service.num_slabs) == (0, 0, 0)
+        await all_returned(service)
 
 
 async def test_calls_that_wait_share_batches():

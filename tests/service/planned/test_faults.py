@@ -11,7 +11,7 @@ import pytest
 from service.asgi import problems
 from service.server import planned_answer, planned_requests
 from tests.service.planned.requests import Client, know, rotation
-from tests.service.planned.servers import Running, running, settled, until
+from tests.service.planned.servers import Running, all_returned, running, settled, until
 
 EXCHANGE = rotation(16)
 LARGE = rotation(512)  # 1 MiB in and out
@@ -25,8 +25,7 @@ async def knowing(**settings: object) -> AsyncIterator[Running]:
         know(service, [EXCHANGE, LARGE])
         yield service
         await until(lambda: not service.connections)
-        await until(lambda: (service.charged_bytes, service.num_waiting) == (0, 0))
-        await until(lambda: service.num_slabs == 0)
+        await all_returned(service)
 
 
 @pytest.mark.parametrize("at", [END, END + 4, END + 300, END + 20_000])

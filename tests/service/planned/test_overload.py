@@ -10,7 +10,7 @@ import pytest
 
 from service.batching.load_estimate import FEW_CALLS
 from tests.service.planned.requests import Client, Exchange, know, post, rotation
-from tests.service.planned.servers import Running, running, settled, until
+from tests.service.planned.servers import Running, all_returned, running, settled, until
 
 EXCHANGE = rotation(64)
 LARGE = rotation(800)  # 1.6 MB
@@ -92,7 +92,7 @@ async def test_a_request_is_refused_at_its_header_and_the_connection_stays_open(
         with busy(service):
             await client.send(prefix)
             check_refusal(await client.read())  # no byte of a tensor was sent
-            assert (service.num_slabs, service.charged_bytes) == (0, 0)
+            await all_returned(service)
             for start in range(0, len(rest), 999):
                 await client.send(rest[start : start + 999])
                 await settled(service)
@@ -140,7 +140,7 @@ async def test_a_long_rest_closes_the_connection():
             assert await client.reader.read() == b""
         client.leave()
         await until(lambda: not service.connections)
-        assert (service.num_slabs, service.charged_bytes) == (0, 0)
+        await all_returned(service)
 
 
 @pytest.mark.parametrize("is_busy", [False, True])
@@ -171,7 +171,7 @@ async def test_a_planned_request_may_close_its_connection(is_busy):
             assert await client.reader.read() == b""
         client.leave()
         await until(lambda: not service.connections)
-        assert (service.num_slabs, service.charged_bytes) == (0, 0)
+        await all_returned(service)
 
 
 async def test_an_ordinary_request_is_refused_before_its_body_is_read():

@@ -13,7 +13,7 @@ import pytest
 from service.observability import logs
 from tests.conftest import Serve
 from tests.service.planned.requests import Client, attention, know, rotation
-from tests.service.planned.servers import UVICORNS, running, settled, until
+from tests.service.planned.servers import UVICORNS, all_returned, running, settled, until
 from tests.waiting import wait_until
 
 EXCHANGE = rotation(16)
@@ -69,7 +69,7 @@ async def test_too_little_memory():
         assert answer.status == 503, "it is refused before its body has come"
         service.release()
         assert (await first.read()).body == EXCHANGE.body
-        assert service.charged_bytes == 0
+        await all_returned(service)
         first.leave()
         second.leave()
 
@@ -119,7 +119,7 @@ async def test_the_end_of_the_service():
             assert await client.reader.read() == b""
             client.leave()
         idle.leave()
-        assert service.charged_bytes == 0
+        await all_returned(service)
 
 
 async def test_a_request_that_the_kernel_has_received():

@@ -17,7 +17,7 @@ from service.server.connection_limits import STATUS_CONNECTIONS
 from tests.service.certificates import Authority
 from tests.service.oip.conftest import run_grpc
 from tests.service.planned.requests import Client, know, rotation
-from tests.service.planned.servers import running, settled, until
+from tests.service.planned.servers import all_returned, running, settled, until
 from tests.service.planned.tls_client import TlsClient
 
 EXCHANGE = rotation(16)
@@ -53,7 +53,7 @@ async def test_records_in_any_pieces(authority: Authority, certificates: Certifi
                 await client.read_until(EXCHANGE.body)
         await until(lambda: not service.connections)
         assert service.statuses == [200] * 3
-        assert (service.charged_bytes, service.num_slabs) == (0, 0)
+        await all_returned(service)
 
 
 async def test_a_record_that_has_begun_is_awaited_at_the_end(
@@ -96,7 +96,7 @@ async def test_an_answer_that_is_read_slowly(authority: Authority, certificates:
             while not answer.endswith(LARGE.body[-64:]):
                 answer += await client.read()
             assert answer.endswith(LARGE.body)
-            await until(lambda: (service.charged_bytes, service.num_slabs) == (0, 0))
+            await all_returned(service)
             await client.send(client.encrypt(LARGE.request[:100]))  # the connection goes on
             await settled(service)
             assert len(service.connections) == 1
@@ -111,7 +111,7 @@ async def test_an_answer_that_is_not_read(authority: Authority, certificates: Ce
             await client.send(client.encrypt(LARGE.request))
             await until(lambda: service.charged_bytes)
             await until(lambda: not service.connections)
-            await until(lambda: (service.charged_bytes, service.num_slabs) == (0, 0))
+            await all_returned(service)
             with pytest.raises(ConnectionResetError):
                 await client.read_until(LARGE.body)
 
@@ -149,7 +149,7 @@ async def test_a_client_leaves(authority: Authority, certificates: Certificates,
                 linger = b"\1\0\0\0\0\0\0\0"
                 client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         await until(lambda: not service.connections)
-        assert (service.charged_bytes, service.num_waiting) == (0, 0)
+        await all_returned(service)
         await until(lambda: service.statuses == [499])
         service.release()
 
