@@ -12,6 +12,9 @@ PARITY := .venv-parity
 SEED ?= 0
 JOBS ?= 2
 
+# tests start hundreds of processes, and each would compile all modules again
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
