@@ -125,7 +125,7 @@ $(SERVICE): pyproject.toml setup.py rope_core/pyproject.toml rope_core/_rotary.c
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] $(TORCH): 0.2 GB for CPUs only, several GB with CUDA (the default on Linux)"
 	@$(BIN)/pip install --no-compile $(TORCH)
-	@echo "[3/3] rope-service with gRPC: 27 packages, 40 MB"
+	@echo "[3/3] rope-service with gRPC: 29 packages, 41 MB"
 	@$(BIN)/pip install --no-compile --constraint constraints.txt --editable '.[grpc]'
 	@touch $@
 

@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    SecretStr,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -250,6 +251,44 @@ class Settings(BaseSettings):
     """Interval in which the rate of a client that reads an answer is checked: if the client has
     read less than `ROPE_MIN_BODY_RATE` allows, its connection is reset. A gRPC client has this
     time, and the time of the whole response at that rate; then its RPC is cancelled."""
+
+    sessions: Literal["off", "on", "open"] = "on"
+    """Whether clients may keep keys and values in the service between requests (docs/sessions.md).
+    `on`: unless the service has no API keys and listens on an address that is not loopback; `open`:
+    always."""
+
+    kv_bytes: PositiveInt | None = None
+    """Memory for the keys and values of sessions. If unset: on a CPU a quarter of the control
+    group's limit, on a GPU 60 % of what is free after the warm-up. It is allocated when the first
+    session is created."""
+
+    kv_page_tokens: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Tokens of a page of keys and values. Smaller pages waste less memory for many short rows, and
+    are slower."""
+
+    max_sessions: PositiveInt = 1024
+    """Largest number of sessions of a tenant."""
+
+    session_ttl_s: Annotated[float, Field(ge=1, le=1e6)] = 3600.0
+    """Longest time without use after which a session ends, that a client may ask for. The default
+    is 300 s, or this if it is shorter."""
+
+    session_max_age_s: Annotated[float, Field(ge=0, le=1e9)] = 3600.0
+    """Largest age of a session in seconds; 0: no limit."""
+
+    session_owner: Annotated[
+        str, _matching(r"[A-Za-z0-9_-]{1,32}", "1 to 32 letters, digits, '_' or '-'")
+    ] = "0"
+    """Name of this process in the ids of its sessions, such as the ordinal of a replica: routers
+    send a request to the replica whose name is in the id."""
+
+    session_key: SecretStr | None = None
+    """Secret of at least 16 characters that signs the ids of sessions; all replicas have the same.
+    If unset, each start makes one."""
+
+    session_origins: Annotated[str, _matching(r"\S*", "origins separated by commas")] = ""
+    """Values of the header `Origin` that may open a WebSocket, separated by commas: pages of other
+    sites are refused."""
 
     drain_delay_s: Delay = 5.0
     """Time after SIGTERM in which requests are still accepted, while /readyz answers 503."""

@@ -57,6 +57,7 @@ service.oip.types service.oip.validate
 service.oip.errors
 service.v1
 service.asgi.body
+service.sessions.handler
 service.inference.handler
 service.worker.__main__
 service.worker.answering service.worker.queue
@@ -80,6 +81,7 @@ service.access.certificates service.access.tenant
 service.access.watched_file
 service.listening
 service.observability.request_log
+service.sessions.errors
 service.errors service.lifecycle service.observability service.settings service.installation
 service.exit_codes
 rope_core.plots

@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -12,6 +12,7 @@ from rope_core import ConfigError, NoBackend, ShapeError
 from rope_core.errors import KernelFailed, KernelNotBuilt
 from service import errors
 from service.asgi.io import Headers
+from service.sessions import errors as session_errors
 
 log = logging.getLogger("rope.failures")
 
@@ -33,6 +34,19 @@ PROBLEMS: Mapping[type[Exception], tuple[HTTPStatus, str]] = {
     errors.QuotaExceeded: (HTTPStatus.TOO_MANY_REQUESTS, "quota_exceeded"),
     errors.HeaderTooLarge: (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header_too_large"),
     errors.UnsupportedMediaType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+    session_errors.NoSession: (HTTPStatus.NOT_FOUND, "no_session"),
+    session_errors.SessionGone: (HTTPStatus.GONE, "session_gone"),
+    session_errors.SessionConflict: (HTTPStatus.CONFLICT, "session_conflict"),
+    session_errors.LayersDiffer: (HTTPStatus.CONFLICT, "layers_differ"),
+    session_errors.RolledPast: (HTTPStatus.CONFLICT, "rolled_past"),
+    session_errors.NameTaken: (HTTPStatus.CONFLICT, "name_taken"),
+    session_errors.SessionTooLong: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "session_too_long"),
+    session_errors.WrongOwner: (HTTPStatus.MISDIRECTED_REQUEST, "wrong_owner"),
+    session_errors.Frozen: (HTTPStatus.LOCKED, "frozen"),
+    session_errors.SessionQuota: (HTTPStatus.TOO_MANY_REQUESTS, "quota"),
+    session_errors.NoKVMemory: (HTTPStatus.SERVICE_UNAVAILABLE, "kv_memory"),
+    session_errors.KVMemoryFull: (HTTPStatus.INSUFFICIENT_STORAGE, "kv_memory"),
+    session_errors.SessionsOff: (HTTPStatus.NOT_FOUND, "sessions_off"),
     errors.BadTensor: (HTTPStatus.UNPROCESSABLE_ENTITY, "shape"),
     ShapeError: (HTTPStatus.UNPROCESSABLE_ENTITY, "shape"),
     ConfigError: (HTTPStatus.UNPROCESSABLE_ENTITY, "config"),
@@ -66,11 +80,26 @@ class Problem:
     code: str
     detail: str
     error: str
+    members: Mapping[str, Any] = field(default_factory=dict)
+    """Further members of the document."""
 
     @classmethod
-    def of(cls, status: int, code: str, title: str, detail: str) -> "Problem":
+    def of(
+        cls,
+        status: int,
+        code: str,
+        title: str,
+        detail: str,
+        members: Mapping[str, Any] | None = None,
+    ) -> "Problem":
         """Return the document; clients of the Open Inference Protocol read `error`."""
-        return cls(f"urn:rope-service:problem:{code}", title, status, code, detail, detail)
+        kind = f"urn:rope-service:problem:{code}"
+        return cls(kind, title, status, code, detail, detail, members or {})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the document as a JSON object."""
+        document = {each.name: getattr(self, each.name) for each in fields(self)}
+        return document | document.pop("members")
 
 
 class ErrorAnswer(NamedTuple):
@@ -98,7 +127,9 @@ def problem_for(failure: Exception) -> Problem:
         if kind in PROBLEMS:
             status, code = PROBLEMS[kind]
             title = (kind.__doc__ or code).partition(".")[0]
-            return Problem.of(status.value, code, title, errors.printable(failure, MAX_DETAIL))
+            detail = errors.printable(failure, MAX_DETAIL)
+            members = getattr(failure, "members", None)
+            return Problem.of(status.value, code, title, detail, members)
     log.error("unexpected failure", exc_info=failure)
     return Problem.of(500, "internal", "Internal error", "internal error")
 
@@ -128,7 +159,7 @@ def refuse(status: int, detail: str) -> ErrorAnswer:
 
 def render(problem: Problem) -> tuple[Headers, bytes]:
     """Return the headers and body of a problem document."""
-    body = orjson.dumps(problem)
+    body = orjson.dumps(problem.as_dict())
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),
