@@ -144,7 +144,7 @@ class InferenceHandler:
                 if prepared.is_bhsd:  # copies of the heads and of the answer
                     scratch_bytes += job.num_bytes + num_bytes
             if num_bytes > self.max_bytes(memory_factor):
-                raise self._answer_too_large(num_bytes, memory_factor)  # noqa: TRY301
+                raise self.answer_too_large(num_bytes, memory_factor)  # noqa: TRY301
             context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
             if isinstance(prepared, Message):
                 return Served(prepared, num_bytes)
@@ -232,10 +232,11 @@ class InferenceHandler:
         answer = completed.result
         num_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
         if num_bytes > self.max_bytes(memory_factor):
-            raise self._answer_too_large(num_bytes, memory_factor)
+            raise self.answer_too_large(num_bytes, memory_factor)
         return Served(answer, num_bytes, completed)
 
-    def _answer_too_large(self, num_bytes: int, memory_factor: int) -> TooLarge:
+    def answer_too_large(self, num_bytes: int, memory_factor: int) -> TooLarge:
+        """Return the error of an answer whose tensors are over the limit."""
         what = f"an answer{' in JSON' if memory_factor > 1 else ''}, in bytes,"
         return self.too_large(what, memory_factor, f"{num_bytes:,}")
 
