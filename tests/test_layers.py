@@ -64,6 +64,13 @@ service.worker.answering service.worker.queue
 service.worker.process
 service.worker.frames service.worker.interrupter
 service.inference
+service.sessions.registry
+service.sessions.pressure service.sessions.table service.sessions.changes service.sessions.documents
+service.sessions.expiry service.sessions.quotas
+service.sessions.names
+service.sessions.session
+service.sessions.repeats service.sessions.turns service.sessions.lease service.sessions.ids
+service.sessions.guard service.sessions.tombstones
 service.asgi.middleware
 service.asgi.problems service.asgi.request_header service.asgi.request_body
 service.asgi.io
@@ -159,7 +166,8 @@ KEPT_IN = {
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.worker.queue"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
-    | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"},
+    | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"}
+    | {"service.sessions.turns", "service.sessions.expiry"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},
@@ -183,7 +191,8 @@ KEPT_IN = {
         "service.inference",
     }
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
-    | {"service.asgi.problems", "service.cli", "service.worker"},
+    | {"service.asgi.problems", "service.cli", "service.worker", "service.sessions"},
+    "xxhash": {"service.sessions.repeats"},
     "service": {"service"},
     "rope_client": set(),
     "triton": {"rope_core.kernels", "service.kernel_builds"},
