@@ -129,7 +129,7 @@ rope_core.miscount
 
 # The modules of rope_core.hf, in the same order.
 HF = """
-resolve
+resolve heads
 position_keys rope_config other_files lengths
 position_key_values
 position_key_names find_family

@@ -9,8 +9,12 @@ from service.sessions.session import Session
 
 
 def configuration_digest(configuration: Mapping[str, Any]) -> str:
-    """Return the digest of a configuration as documents show it, 64 hex characters."""
-    text = json.dumps(configuration, sort_keys=True, separators=(",", ":"))
+    """Return the digest of what a configuration stores, 64 hex characters.
+
+    Sessions of other batch and max_tokens may have an equal one.
+    """
+    covered = {name: configuration.get(name) for name in ("groups", "dtype", "kv_dtype")}
+    text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()
 
 
