@@ -54,7 +54,7 @@ class SessionTable:
         Raises:
             NoSession, SessionGone, WrongOwner: as `SessionIds.parse`, or it has ended.
         """
-        random = self.ids.parse(session_id, tenant).random
+        random = self.ids.parse(session_id, tenant)
         session = self._sessions.get(random)
         if session is None:
             reason = self._tombstones.find(random)
