@@ -66,7 +66,7 @@ service.worker.frames service.worker.interrupter
 service.inference
 service.sessions.registry
 service.sessions.pressure service.sessions.table service.sessions.changes service.sessions.documents
-service.sessions.expiry service.sessions.quotas
+service.sessions.expiry service.sessions.quotas service.sessions.idempotency
 service.sessions.names
 service.sessions.session
 service.sessions.repeats service.sessions.turns service.sessions.lease service.sessions.ids
@@ -170,7 +170,7 @@ KEPT_IN = {
     | {"service.worker.queue"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
     | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"}
-    | {"service.sessions.turns", "service.sessions.expiry"},
+    | {"service.sessions.turns", "service.sessions.expiry", "service.sessions.idempotency"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},

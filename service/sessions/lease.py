@@ -20,15 +20,10 @@ class Lease:
 
     ttl_s: float
     """Longest time without use."""
-    max_age_s: float
-    """Longest life; 0: no limit."""
     created: float
     renewed: float
-
-    @property
-    def ends(self) -> float:
-        """Time at which the session ends however much it is used."""
-        return self.created + self.max_age_s if self.max_age_s else inf
+    ends: float = inf
+    """Time at which the session ends however much it is used."""
 
     @property
     def expires(self) -> float:
@@ -57,7 +52,7 @@ class LeaseLimits:
         """
         ttl_s = min(self.default_ttl_s, self.max_ttl_s) if ttl_s is None else self.ttl(ttl_s)
         max_age_s = self.max_age_s if max_age_s is None else self._age(max_age_s)
-        return Lease(ttl_s, max_age_s, created=now, renewed=now)
+        return Lease(ttl_s, now, now, now + max_age_s if max_age_s else inf)
 
     def ttl(self, ttl_s: object) -> float:
         """Return a time to live that a client asks for. Raises ConfigError."""

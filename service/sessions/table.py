@@ -54,12 +54,12 @@ class SessionTable:
         Raises:
             NoSession, SessionGone, WrongOwner: as `SessionIds.parse`, or it has ended.
         """
-        random = self.ids.parse(session_id, tenant).random
+        random = self.ids.parse(session_id, tenant)
         session = self._sessions.get(random)
         if session is None:
             reason = self._tombstones.find(random)
             raise NoSession if reason is None else SessionGone(reason)
-        return self._use(session, tenant, renew)
+        return self.use(session, tenant, renew=renew)
 
     def find_by_name(self, name: str, tenant: Tenant, *, renew: bool = True) -> Session:
         """Return the live session that has a name. Raises NoSession."""
@@ -67,7 +67,20 @@ class SessionTable:
         session = None if sessions is None else sessions.find(name)
         if session is None:
             raise NoSession
-        return self._use(session, tenant, renew)
+        return self.use(session, tenant, renew=renew)
+
+    def use(self, session: Session, tenant: Tenant, *, renew: bool = True) -> Session:
+        """Return a session of the tenant if it lives; renew its lease. Raises SessionGone."""
+        session.check_alive()
+        now = self.clock()
+        if session.lease.is_over(now, is_busy=session.turns.is_busy):
+            if not session.turns.is_busy:
+                self.end(session, "expired")
+            raise SessionGone("expired")
+        session.tenant = tenant  # its limits may have been reloaded
+        if renew:
+            session.lease.renewed = now
+        return session
 
     def page(
         self,
@@ -130,17 +143,6 @@ class SessionTable:
         """Stop the timer and give the memory of all sessions back."""
         self.undo_create(self.sessions)
         self._expiry.close()
-
-    def _use(self, session: Session, tenant: Tenant, renew: bool) -> Session:
-        now = self.clock()
-        if session.lease.is_over(now, is_busy=session.turns.is_busy):
-            if not session.turns.is_busy:
-                self.end(session, "expired")
-            raise SessionGone("expired")
-        session.tenant = tenant  # its limits may have been reloaded
-        if renew:
-            session.lease.renewed = now
-        return session
 
     def _on_idle(self, session: Session) -> None:
         if session.ended is not None:

@@ -48,7 +48,7 @@ class Turn:
     __slots__ = ("_future", "_is_kept", "_num_waiting", "_queues")
 
     def __init__(self, queues: Iterable[Turns]) -> None:
-        self._queues = [*dict.fromkeys(queues)]
+        self._queues: Iterable[Turns] = dict.fromkeys(queues)
         self._future: Future[None] | None = None
         self._is_kept = False
         self._num_waiting = 0
@@ -83,7 +83,7 @@ class Turn:
 
     def release(self) -> None:
         """Give the turn or the places back. Idempotent. A `wait` that still runs is cancelled."""
-        queues, self._queues = self._queues, []
+        queues, self._queues = self._queues, ()
         if self._future is not None:
             self._future.cancel()
         for queue in queues:

@@ -28,8 +28,8 @@ def test_an_id_names_its_owner_and_epoch():
     version, owner, epoch, random, mac = new.text.split(".")
     assert (version, owner, epoch) == ("r1", "rope-3", ids.epoch)
     assert (len(random), len(mac)) == (22, 11)
-    assert ids.parse(new.text, ACME) == new
-    assert ids.parse(new.text, Tenant("acme", weight=2.0)) == new, "limits were reloaded"
+    assert ids.parse(new.text, ACME) == new.random
+    assert ids.parse(new.text, Tenant("acme", weight=2.0)) == new.random, "limits were reloaded"
 
 
 def test_random_parts_and_epochs_differ():
