@@ -27,7 +27,7 @@ from service.oip.http.routes import infer_routes
 from service.oip.state import OipState
 from service.server.api_docs import DESCRIPTION, TAGS, add_api_docs
 from service.server.bootstrap import build_service, lifespan
-from service.server.routing_errors import describe_method, describe_unknown_path
+from service.asgi.routing_errors import describe_method, describe_unknown_path
 from service.server.status import status_routes
 from service.settings import Settings
 from service.v1.routes import Route

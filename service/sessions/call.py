@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from rope_core import ConfigError
+from rope_core.kvcache.arena import Arena
 from rope_core.kvcache.run import LayerOutput
 from service.batching.run import Completed
 from service.errors import ClientLeft
@@ -24,14 +25,39 @@ from service.sessions.turns import Turn
 from service.wire import Message
 
 
-@dataclass(slots=True)
 class SessionServices:
-    """What all operations use."""
+    """What all operations use.
 
-    inference: InferenceHandler
-    registry: SessionRegistry
-    runner: SessionRunner
-    clock: Callable[[], float] = time.monotonic
+    Args:
+        inference: has the batcher, the device and the limits.
+        registry: of all sessions.
+        make_arena: allocates the memory of all caches, when the first session is created.
+    """
+
+    def __init__(
+        self,
+        inference: InferenceHandler,
+        registry: SessionRegistry,
+        make_arena: Callable[[], Arena],
+    ) -> None:
+        self.inference = inference
+        self.registry = registry
+        self.runner = SessionRunner(inference.engine.device)
+        self.arena: Arena | None = None
+        """None: no session was ever created."""
+        self._make_arena = make_arena
+        self._lock = asyncio.Lock()
+
+    async def get_arena(self, context: RequestContext) -> Arena:
+        """Return the arena; allocating it takes a while, and is done once.
+
+        Raises:
+            TimedOut: the deadline has passed; the arena is ready for a later request.
+        """
+        async with self._lock:
+            if self.arena is None:
+                self.arena = await self.inference.to_thread(context.deadline, self._make_arena)
+            return self.arena
 
 
 @dataclass(slots=True)
@@ -125,7 +151,7 @@ class SessionCall:
         backend: str = "",
     ) -> SessionAnswer:
         """Return an answer with the seconds until the session expires."""
-        left_s = self.session.lease.expires_in_s(self.services.clock())
+        left_s = self.session.expires_in_s(self.services.registry.clock())
         return SessionAnswer(
             message_of(values, tensors),
             headers={"X-Session-Expires-In": str(int(left_s))},

@@ -63,7 +63,6 @@ class SessionRunner:
     """
 
     device: Device
-    page_device: torch.device
 
     batch_key = "sessions"
 
@@ -79,9 +78,10 @@ class SessionRunner:
             run_moves(first.moves)
             return Run([[]], 0.0, time.perf_counter() - started)
         inputs = [each for job in jobs for each in job.inputs]
-        is_on_host = self.page_device.type == "cpu"
+        page_device = inputs[0].plan.pool.keys.device
+        is_on_host = page_device.type == "cpu"
         if not is_on_host:
-            inputs = [_to_device(each, self.page_device) for each in inputs]
+            inputs = [_to_device(each, page_device) for each in inputs]
         copied = time.perf_counter()
         outputs = run_layers(inputs, first.backend)
         if not is_on_host:
@@ -107,10 +107,14 @@ def make_jobs(
     num_tokens = sum(len(each.plan.slots) or _num_queries(each.plan) for each in inputs)
     seconds = sum(_seconds(each, runner.device) for each in inputs)
     if num_tokens <= STEP_TOKENS or (num_tokens <= PIECE_TOKENS and seconds <= PIECE_S):
-        return [_job(inputs, key, runner, backend, seconds)]
-    pieces = [piece for each in inputs for piece in _append_pieces(each)]
-    pieces += [piece for each in inputs for piece in _attend_pieces(each, runner.device)]
-    return [_job([piece], key, runner, backend, _seconds(piece, runner.device)) for piece in pieces]
+        return [_job(inputs, range(len(inputs)), key, runner, backend, seconds)]
+    device = runner.device
+    pieces = [(i, piece) for i, each in enumerate(inputs) for piece in _append_pieces(each)]
+    pieces += [(i, piece) for i, each in enumerate(inputs) for piece in _attend_pieces(each, device)]
+    return [
+        _job([piece], [owner], key, runner, backend, _seconds(piece, device))
+        for owner, piece in pieces
+    ]
 
 
 def move_job(plan: MovePlan, num_bytes: int, runner: SessionRunner) -> SessionJob:

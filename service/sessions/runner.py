@@ -109,9 +109,9 @@ async def run_operation(
             )
             completed.append(await run_entry(batcher, entry, context))
     except TimedOut:
-        is_unknown = entry is not None and entry.is_abandoned
+        may_commit = entry is not None and entry.is_abandoned and entry.is_last
         raise OperationTimedOut(
-            "unknown" if is_unknown and operation.changes and entry.is_last else False
+            "unknown" if may_commit and operation.changes else False
         ) from None
     finally:
         if entry is None or not entry.is_abandoned:

@@ -1,11 +1,11 @@
 """Fork: new sessions that share the pages of one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rope_core import ConfigError
 from service.sessions.answer import SessionAnswer, message_of
-from service.sessions.call import SessionCall
+from service.sessions.call import SessionCall, SessionServices
 from service.sessions.documents import document
 from service.sessions.parameters import (
     check_names,
@@ -54,12 +54,12 @@ async def run(call: SessionCall) -> tuple[SessionAnswer, list[Session]]:
         )
     finally:
         turn.release()
-    return answer_of_forks(call, forks), forks
+    return answer_of(call.services, forks), forks
 
 
-def answer_of_forks(call: SessionCall, forks: list[Session]) -> SessionAnswer:
+def answer_of(services: SessionServices, forks: Sequence[Session]) -> SessionAnswer:
     """Return the answer that tells the ids and the documents of new sessions."""
-    now = call.services.registry.clock()
+    now = services.registry.clock()
     values = {
         "ids": [fork.id.text for fork in forks],
         "sessions": [document(fork, now) for fork in forks],
