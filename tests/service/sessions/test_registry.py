@@ -1,5 +1,8 @@
 """The registry: create, find, end, names, lists, changes."""
 
+import asyncio
+import gc
+import weakref
 from collections import Counter
 from contextlib import contextmanager
 
@@ -246,6 +249,42 @@ def test_a_lost_device_ends_all_sessions():
     turn.release()
     assert world.arena.reserved_bytes == 0
     assert world.registry.gone == Counter(device_lost=3)
+
+
+async def test_operations_that_wait_when_their_session_ends_are_told_so():
+    world = World()
+    session = world.create()
+
+    async def operation():
+        world.find(session)
+        async with Turn([session.turns]):
+            session.check_alive()
+
+    with held(session):
+        tasks = [asyncio.create_task(operation()) for _ in range(3)]
+        await asyncio.sleep(0)
+        world.registry.end(session, "deleted")
+        assert not session.cache.is_closed
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [outcome.members for outcome in outcomes] == [{"reason": "deleted"}] * 3
+    assert session.cache.is_closed
+    with held(session):  # found before it ended, and only now at its turn
+        pass
+
+
+def test_ended_sessions_are_freed_without_the_garbage_collector():
+    world = World()
+    session = world.create(is_evictable=True)
+    with held(session):
+        world.registry.end(session, "deleted")
+    world.registry._expiry._heap.clear()  # entries are removed later, many at once
+    reference = weakref.ref(session.cache)
+    gc.disable()
+    try:
+        del session
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 def test_a_create_that_is_undone_leaves_no_trace():
