@@ -21,9 +21,12 @@ from service.sessions.errors import (
     WrongOwner,
 )
 from service.sessions.ids import SessionIds
+from service.sessions.lease import LeaseLimits
+from service.sessions.registry import SessionRegistry
 from service.sessions.session import SessionOptions
 from service.sessions.turns import Turn
-from tests.service.sessions.fake_cache import ACME, OTHER, FakeCache, World
+from tests.clock import Clock
+from tests.service.sessions.fake_cache import ACME, OTHER, FakeArena, FakeCache, World
 
 
 @contextmanager
@@ -60,6 +63,25 @@ def test_create_find_end():
         session.check_alive()
     assert world.arena.reserved_bytes == len(world.registry) == 0
     assert world.registry.gone == {"deleted": 1}
+
+
+async def test_the_timer_is_one_of_the_running_loop(monkeypatch):
+    loop, timers = asyncio.get_running_loop(), []
+    set_timer = loop.call_later
+
+    def call_later(delay_s, function):
+        timers.append((delay_s, set_timer(delay_s, function)))
+        return timers[-1][1]
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    registry, arena = SessionRegistry(SessionIds(), LeaseLimits(), clock=Clock()), FakeArena(100)
+    for ttl_s in (60, 50, 70):
+        options = SessionOptions(ttl_s=ttl_s)
+        registry.create(ACME, lambda: FakeCache(arena, 10), {}, options)
+    assert [(delay_s, timer.cancelled()) for delay_s, timer in timers] == [(60, True), (50, False)]
+    registry.close()
+    assert timers[1][1].cancelled()
+    assert arena.reserved_bytes == 0
 
 
 def test_forged_ids_touch_no_table():
@@ -334,14 +356,12 @@ def test_documents():
         "batch": 1,
         "frozen": False,
         "pinned": False,
-        "evictable": False,
         "name": "n",
         "labels": ["l"],
         "tier": "device",
         "segments": [1],
         "bytes": {"own": 0, "shared": 0, "reserved": 10},
         "reserved_bytes": 10,
-        "ttl_s": 60.0,
         "expires_in_s": 58.5,
         "age_s": 1.5,
         "configuration": {"dtype": "float32"},

@@ -120,7 +120,9 @@ def test_the_generation_is_checked_first():
     for expected in (5, 4, 9, None):
         with pytest.raises(SessionConflict, match="generation") as raised:
             append(expected, [5], [1], generation=6)
-        assert raised.value.members == {"layer": 3, "length": [5], "generation": 7}
+        members = {"layer": 3, "length": [5], "generation": 7}
+        members |= {} if expected is None else {"expected": [expected]}
+        assert raised.value.members == members
 
 
 def test_a_conflict_tells_the_lengths():
