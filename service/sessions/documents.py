@@ -25,7 +25,7 @@ def list_document(session: Session, now: float) -> dict[str, Any]:
         session: a live session.
         now: monotonic seconds.
     """
-    cache, lease = session.cache, session.lease
+    cache = session.cache
     reserved = cache.reserved_bytes
     return {
         "id": session.id.text,
@@ -34,16 +34,14 @@ def list_document(session: Session, now: float) -> dict[str, Any]:
         "batch": cache.batch,
         "frozen": session.is_frozen,
         "pinned": session.is_pinned,
-        "evictable": session.is_evictable,
         "name": session.name,
         "labels": [*session.labels],
         "tier": "device",
         "segments": [*cache.num_segments],
         "bytes": {"own": cache.own_bytes, "shared": cache.shared_bytes, "reserved": reserved},
         "reserved_bytes": reserved,
-        "ttl_s": lease.ttl_s,
         "expires_in_s": session.expires_in_s(now),
-        "age_s": round(now - lease.created, 3),
+        "age_s": round(now - session.lease.created, 3),
         "configuration_digest": session.configuration_digest,
     }
 

@@ -26,7 +26,7 @@ def check_guard(
         ConfigError: the list has another number of rows.
     """
     expected = per_row("expected_length", expected_length, len(length))
-    _check_generation(expected_generation, length, generation)
+    _check_generation(expected_generation, expected, length, generation)
     if expected is not None and expected != [*length]:
         raise conflict(expected, length, generation)
 
@@ -60,7 +60,7 @@ def check_append(
         ConfigError: the list has another number of rows.
     """
     expected = per_row("expected_length", expected_length, len(rows))
-    _check_generation(expected_generation, length, generation, layer=layer)
+    _check_generation(expected_generation, expected, length, generation, layer=layer)
     if expected is None:
         return False
     now = [length[row] for row in rows]
@@ -92,14 +92,20 @@ def conflict(
 ) -> SessionConflict:
     """Return the error of a session that has other lengths."""
     text = f"the session has other lengths than expected: {_few(length)}, not {_few(expected)}"
-    return SessionConflict(text, length=length, generation=generation, expected=[*expected], **more)
+    return SessionConflict(text, length=length, generation=generation, expected=expected, **more)
 
 
 def _check_generation(
-    expected: int | None, length: Sequence[int], generation: int, **more: object
+    expected_generation: int | None,
+    expected: Sequence[int] | None,
+    length: Sequence[int],
+    generation: int,
+    **more: object,
 ) -> None:
-    if expected is not None and expected != generation:
-        text = f"the session has generation {generation}, not {expected}: it has been changed"
+    if expected_generation is not None and expected_generation != generation:
+        text = f"the session has generation {generation}, not {expected_generation}: it was changed"
+        if expected is not None:
+            more["expected"] = expected
         raise SessionConflict(text, length=length, generation=generation, **more)
 
 

@@ -56,16 +56,12 @@ def _evict(sessions: Iterator[Session], missing: int, evict: Callable[[Session],
 
 
 def eviction_order(sessions: Iterable[Session], tenant_name: str) -> list[Session]:
-    """Return the sessions that may be evicted, the first to go first.
+    """Return those of the evictable sessions that may go now, the first to go first.
 
     Those of the tenant that needs the memory, then those of others; least recently used first, the
     largest first among equals. None that is pinned, or in use.
     """
-    idle = [
-        session
-        for session in sessions
-        if session.is_evictable and not session.is_pinned and not session.turns.is_busy
-    ]
+    idle = [session for session in sessions if not session.is_pinned and not session.turns.is_busy]
     idle.sort(
         key=lambda session: (
             session.tenant.name != tenant_name,

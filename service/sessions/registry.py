@@ -146,7 +146,9 @@ class SessionRegistry(SessionTable):
             return with_room(
                 action,
                 check=self._quota(session.tenant).check_bytes,
-                candidates=lambda: [] if session.is_evictable else self._evictable(session.tenant),
+                candidates=lambda: (
+                    [] if session.is_evictable else self._may_be_evicted(session.tenant)
+                ),
                 evict=self._evict,
             )
         except ArenaFull as full:
@@ -177,7 +179,7 @@ class SessionRegistry(SessionTable):
             caches = with_room(
                 make_caches,
                 check=quota.check_bytes,
-                candidates=lambda: self._evictable(tenant),
+                candidates=lambda: self._may_be_evicted(tenant),
                 evict=self._evict,
             )
         except ArenaFull as full:
@@ -223,8 +225,8 @@ class SessionRegistry(SessionTable):
     def _evict(self, session: Session) -> None:
         self.end(session, "evicted")
 
-    def _evictable(self, tenant: Tenant) -> list[Session]:
-        return eviction_order(self._sessions.values(), tenant.name)
+    def _may_be_evicted(self, tenant: Tenant) -> list[Session]:
+        return eviction_order(self._evictable, tenant.name)
 
     def _quota(self, tenant: Tenant) -> TenantQuota:
         sessions = self._tenants[tenant.name]

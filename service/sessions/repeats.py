@@ -71,7 +71,7 @@ class Repeats:
         """By op_id, oldest first."""
 
     def is_repeat(
-        self, layer: int, rows: Sequence[int], digests: Sequence[bytes], generation: int
+        self, layer: int, rows: Sequence[int], digests: Sequence[bytes | None], generation: int
     ) -> bool:
         """Return whether an append equals the last one of its layer in every row.
 
@@ -79,18 +79,19 @@ class Repeats:
             layer: index of the layer.
             rows: indices of the rows.
             digests: `append_digest` of each row, with the length before the append that may be
-                repeated.
+                repeated; None: the row gets no token, so it fits and is not recorded.
             generation: of the session now.
         """
         if generation != self._generation:
             return False
         last = self._digests
         return all(
-            last.get((layer, row)) == digest for row, digest in zip(rows, digests, strict=True)
+            digest is None or last.get((layer, row)) == digest
+            for row, digest in zip(rows, digests, strict=True)
         )
 
     def record(
-        self, layer: int, rows: Sequence[int], digests: Sequence[bytes], generation: int
+        self, layer: int, rows: Sequence[int], digests: Sequence[bytes | None], generation: int
     ) -> None:
         """Remember an append that has been committed; arguments as in `is_repeat`."""
         if generation != self._generation:
@@ -98,7 +99,8 @@ class Repeats:
             self._generation = generation
         last = self._digests
         for row, digest in zip(rows, digests, strict=True):
-            last[layer, row] = digest
+            if digest is not None:
+                last[layer, row] = digest
 
     def answer_to(self, op_id: str, fingerprint: bytes) -> Mapping[str, Any] | None:
         """Return the answer that an operation got; None: no operation had this op_id.

@@ -12,6 +12,7 @@ from service.sessions.ids import SessionIds
 from service.sessions.names import TenantSessions, check_limit, read_cursor, write_cursor
 from service.sessions.session import Session
 from service.sessions.tombstones import Tombstones
+from service.sessions.turns import do_nothing
 
 
 class SessionTable:
@@ -37,6 +38,7 @@ class SessionTable:
         self._sessions: dict[str, Session] = {}
         """By the random part of the id."""
         self._tenants: defaultdict[str, TenantSessions] = defaultdict(TenantSessions)
+        self._evictable: dict[Session, None] = {}
         self._tombstones = Tombstones(clock)
         self._expiry = ExpiryTimer(lambda session: self.end(session, "expired"), clock, call_later)
 
@@ -115,6 +117,8 @@ class SessionTable:
         session.turns.on_idle = partial(self._on_idle, session)
         self._sessions[session.id.random] = session
         self._tenants[session.tenant.name].add(session)
+        if session.is_evictable:
+            self._evictable[session] = None
         self._expiry.watch(session)
 
     def end(self, session: Session, reason: GoneReason) -> None:
@@ -146,7 +150,7 @@ class SessionTable:
 
     def _on_idle(self, session: Session) -> None:
         if session.ended is not None:
-            session.cache.close()
+            self._close(session)
             return
         now = session.lease.renewed = self.clock()
         if now >= session.lease.ends:
@@ -158,6 +162,11 @@ class SessionTable:
         session.ended, session.ended_at = reason, self.clock()
         del self._sessions[session.id.random]
         self._tenants[session.tenant.name].remove(session)
+        self._evictable.pop(session, None)
         self._expiry.forget(session)
         if not session.turns.is_busy:
-            session.cache.close()
+            self._close(session)
+
+    def _close(self, session: Session) -> None:
+        session.turns.on_idle = do_nothing
+        session.cache.close()

@@ -7,6 +7,10 @@ from types import TracebackType
 from typing import Self
 
 
+def do_nothing() -> None:
+    """Do nothing when no operation is left."""
+
+
 class Turns:
     """The queue of one session. For the event loop's thread.
 
@@ -16,7 +20,7 @@ class Turns:
 
     __slots__ = ("_queue", "on_idle")
 
-    def __init__(self, on_idle: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_idle: Callable[[], None] = do_nothing) -> None:
         self._queue: deque[Turn] = deque()
         self.on_idle = on_idle
 

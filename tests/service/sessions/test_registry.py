@@ -1,5 +1,8 @@
 """The registry: create, find, end, names, lists, changes."""
 
+import asyncio
+import gc
+import weakref
 from collections import Counter
 from contextlib import contextmanager
 
@@ -18,9 +21,12 @@ from service.sessions.errors import (
     WrongOwner,
 )
 from service.sessions.ids import SessionIds
+from service.sessions.lease import LeaseLimits
+from service.sessions.registry import SessionRegistry
 from service.sessions.session import SessionOptions
 from service.sessions.turns import Turn
-from tests.service.sessions.fake_cache import ACME, OTHER, FakeCache, World
+from tests.clock import Clock
+from tests.service.sessions.fake_cache import ACME, OTHER, FakeArena, FakeCache, World
 
 
 @contextmanager
@@ -57,6 +63,25 @@ def test_create_find_end():
         session.check_alive()
     assert world.arena.reserved_bytes == len(world.registry) == 0
     assert world.registry.gone == {"deleted": 1}
+
+
+async def test_the_timer_is_one_of_the_running_loop(monkeypatch):
+    loop, timers = asyncio.get_running_loop(), []
+    set_timer = loop.call_later
+
+    def call_later(delay_s, function):
+        timers.append((delay_s, set_timer(delay_s, function)))
+        return timers[-1][1]
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    registry, arena = SessionRegistry(SessionIds(), LeaseLimits(), clock=Clock()), FakeArena(100)
+    for ttl_s in (60, 50, 70):
+        options = SessionOptions(ttl_s=ttl_s)
+        registry.create(ACME, lambda: FakeCache(arena, 10), {}, options)
+    assert [(delay_s, timer.cancelled()) for delay_s, timer in timers] == [(60, True), (50, False)]
+    registry.close()
+    assert timers[1][1].cancelled()
+    assert arena.reserved_bytes == 0
 
 
 def test_forged_ids_touch_no_table():
@@ -248,6 +273,42 @@ def test_a_lost_device_ends_all_sessions():
     assert world.registry.gone == Counter(device_lost=3)
 
 
+async def test_operations_that_wait_when_their_session_ends_are_told_so():
+    world = World()
+    session = world.create()
+
+    async def operation():
+        world.find(session)
+        async with Turn([session.turns]):
+            session.check_alive()
+
+    with held(session):
+        tasks = [asyncio.create_task(operation()) for _ in range(3)]
+        await asyncio.sleep(0)
+        world.registry.end(session, "deleted")
+        assert not session.cache.is_closed
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [outcome.members for outcome in outcomes] == [{"reason": "deleted"}] * 3
+    assert session.cache.is_closed
+    with held(session):  # found before it ended, and only now at its turn
+        pass
+
+
+def test_ended_sessions_are_freed_without_the_garbage_collector():
+    world = World()
+    session = world.create(is_evictable=True)
+    with held(session):
+        world.registry.end(session, "deleted")
+    world.registry._expiry._heap.clear()  # entries are removed later, many at once
+    reference = weakref.ref(session.cache)
+    gc.disable()
+    try:
+        del session
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
 def test_a_create_that_is_undone_leaves_no_trace():
     world = World()
     session = world.create(name="a")
@@ -295,14 +356,12 @@ def test_documents():
         "batch": 1,
         "frozen": False,
         "pinned": False,
-        "evictable": False,
         "name": "n",
         "labels": ["l"],
         "tier": "device",
         "segments": [1],
         "bytes": {"own": 0, "shared": 0, "reserved": 10},
         "reserved_bytes": 10,
-        "ttl_s": 60.0,
         "expires_in_s": 58.5,
         "age_s": 1.5,
         "configuration": {"dtype": "float32"},

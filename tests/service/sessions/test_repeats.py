@@ -59,6 +59,16 @@ def test_the_last_append_of_each_layer_and_row():
     assert repeats.is_repeat(0, [0, 2], [b"d", b"b"], 0)
 
 
+def test_rows_without_new_tokens_keep_their_digest():
+    repeats = Repeats()
+    repeats.record(0, [0, 1], [b"a", b"b"], 0)
+    repeats.record(0, [0, 1], [b"c", None], 0)
+    assert repeats.is_repeat(0, [0, 1], [b"c", None], 0)
+    assert repeats.is_repeat(0, [1], [b"b"], 0)
+    assert append([3, 7], [5, 7], [2, 0]) is True
+    assert append([5, 7], [5, 7], [0, 0]) is False
+
+
 def test_digests_are_forgotten_when_the_generation_rises():
     repeats = Repeats()
     repeats.record(0, [0, 1], [b"a", b"b"], 0)
@@ -110,7 +120,9 @@ def test_the_generation_is_checked_first():
     for expected in (5, 4, 9, None):
         with pytest.raises(SessionConflict, match="generation") as raised:
             append(expected, [5], [1], generation=6)
-        assert raised.value.members == {"layer": 3, "length": [5], "generation": 7}
+        members = {"layer": 3, "length": [5], "generation": 7}
+        members |= {} if expected is None else {"expected": [expected]}
+        assert raised.value.members == members
 
 
 def test_a_conflict_tells_the_lengths():
