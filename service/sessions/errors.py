@@ -94,12 +94,12 @@ class KVMemoryFull(SessionError):
         super().__init__(text, {"wanted_bytes": wanted_bytes, "free_bytes": free_bytes})
 
 
-class OperationTimedOut(SessionError, TimedOut):
+class OperationTimedOut(TimedOut, SessionError):
     """The deadline passed before the answer."""
 
     def __init__(self, committed: bool | Literal["unknown"]) -> None:
-        text = "the deadline passed before the answer"
-        SessionError.__init__(self, text, {"committed": committed})
+        TimedOut.__init__(self)
+        self.members = {"committed": committed}
 
 
 class SessionsOff(SessionError):
