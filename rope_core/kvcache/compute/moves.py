@@ -21,8 +21,7 @@ def run_move(move: Move) -> None:
     """Move keys and values of all layers. Keys of a layer are read before any is written."""
     keys, values, page_tokens = move.pool.keys, move.pool.values, move.pool.shape.page_tokens
     sources, targets = (
-        torch.tensor(slots, dtype=torch.int64, device=keys.device)
-        for slots in (move.sources, move.targets)
+        torch.from_numpy(slots).to(keys.device) for slots in (move.sources, move.targets)
     )
     rotation = key_rotation(move, keys.device)
     stays = torch.equal(sources, targets)
@@ -39,8 +38,10 @@ def run_move(move: Move) -> None:
 
 def key_rotation(move: Move, device: torch.device) -> Rotation | None:
     """Return how the keys of a move are rotated; None if they are not."""
-    rope, delta, positions = move.group.rope, move.delta, move.positions
-    delta, positions = (None if x is None else x.to(device) for x in (delta, positions))
+    rope = move.group.rope
+    delta, positions = (
+        None if x is None else torch.from_numpy(x).to(device) for x in (move.delta, move.positions)
+    )
     to = rope if move.to is None else move.to.rope
     if delta is None and to == rope:
         return None

@@ -1,6 +1,7 @@
-"""Where the pages of a pool are in memory, looked up once for many plans."""
+"""Where the pages of a pool are in memory, looked up once."""
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -22,11 +23,17 @@ class PageMemory:
     page_tokens: int
 
 
+_memories: WeakKeyDictionary[PagePool, PageMemory] = WeakKeyDictionary()
+
+
 def page_memory(pool: PagePool) -> PageMemory:
     """Return where the pages of a pool are."""
-    keys, values = pool.keys, pool.values
-    size = keys.element_size()
-    return PageMemory(
-        *(keys, values, keys.data_ptr(), values.data_ptr()),
-        *(keys.stride(0) * size, values.stride(0) * size, keys.shape[2]),
-    )
+    memory = _memories.get(pool)
+    if memory is None:
+        keys, values = pool.keys, pool.values
+        size = keys.element_size()
+        memory = _memories[pool] = PageMemory(
+            *(keys, values, keys.data_ptr(), values.data_ptr()),
+            *(keys.stride(0) * size, values.stride(0) * size, keys.shape[2]),
+        )
+    return memory
