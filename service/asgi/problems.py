@@ -147,6 +147,8 @@ def status_headers(status: int, failure: Exception) -> Headers:
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         retry_after_s = failure.retry_after_s if isinstance(failure, errors.ServiceError) else 1
         return [(b"retry-after", b"%d" % retry_after_s)]
+    if isinstance(failure, session_errors.WrongOwner):
+        return [(b"x-session-owner", failure.owner.encode("latin-1", "replace"))]
     return [*_STATUS_HEADERS.get(status, ())]
 
 

@@ -15,7 +15,7 @@ class SessionError(ServiceError):
     """An error of a KV session."""
 
     def __init__(self, text: str, members: Mapping[str, Any] | None = None) -> None:
-        super().__init__(text)
+        ServiceError.__init__(self, text)  # a class with another base has another constructor
         self.members: Mapping[str, Any] = members or {}
 
 
@@ -94,12 +94,12 @@ class KVMemoryFull(SessionError):
         super().__init__(text, {"wanted_bytes": wanted_bytes, "free_bytes": free_bytes})
 
 
-class OperationTimedOut(TimedOut, SessionError):
+class OperationTimedOut(SessionError, TimedOut):
     """The deadline passed before the answer."""
 
     def __init__(self, committed: bool | Literal["unknown"]) -> None:
-        TimedOut.__init__(self)
-        self.members = {"committed": committed}
+        text = "the deadline passed before the answer"
+        SessionError.__init__(self, text, {"committed": committed})
 
 
 class SessionsOff(SessionError):
