@@ -10,7 +10,7 @@ class Scope(StrEnum):
     INFER = "infer"
     """Routes that compute, and the descriptions of models, presets and variants."""
     SESSIONS = "sessions"
-    """Routes of KV sessions. No route has this scope yet."""
+    """Routes of KV sessions."""
     ADMIN = "admin"
     """Routes that change the service, such as the registration of shared memory."""
     METRICS = "metrics"

@@ -31,6 +31,7 @@ from service.server.routing_errors import describe_method, describe_unknown_path
 from service.server.status import status_routes
 from service.settings import Settings
 from service.v1.routes import Route
+from service.v1.session_stream import STREAM_ROUTES
 
 
 def create_app(
@@ -78,7 +79,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     return RequestMiddleware(
         app,
         hot=hot,
-        paths=frozenset(getattr(route, "path", "") for route in routes) - {""},
+        paths=frozenset((*(getattr(route, "path", "") for route in routes), *STREAM_ROUTES)) - {""},
         request_log=RequestLog(service.metrics, level=service.settings.log_level, quiet=QUIET),
         describe=_describe,
         gate=service.gate,
