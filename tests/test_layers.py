@@ -32,7 +32,8 @@ service.server.connection
 service.server.websocket_streams
 service.server.websocket
 service.server.connection_answers
-service.server.websocket_handshake service.server.websocket_pings
+service.server.websocket_handshake service.server.websocket_reader
+service.server.websocket_pings
 service.server.planned_answer
 service.server.planned_requests
 service.server.received_body

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 from uvicorn.server import ServerState
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import CloseCode
 from websockets.protocol import OPEN
 
 from service.batching.admission import Charge
-from service.errors import Overloaded
 from service.observability.request_log import RequestLog
 from service.server.connection_deadlines import Pending, Phase
 from service.server.connection_draining import has_unread_bytes
@@ -23,6 +22,7 @@ from service.server.connection_limits import ConnectionLimits
 from service.server.planned_answer import send
 from service.server.websocket_handshake import Accepted
 from service.server.websocket_pings import Pings
+from service.server.websocket_reader import MessageReader
 from service.v1.session_stream import SessionStream, StreamCall
 
 log = logging.getLogger("rope.failures")
@@ -33,16 +33,8 @@ MAX_UNANSWERED = 32
 PIECE_BYTES = 2**14
 """Received bytes are parsed in pieces of this size: frames may have two bytes."""
 
-SMALL_FRAME_BYTES = 2**10
-
-MAX_SMALL_FRAMES = 1000
-"""Most pings, pongs, and short pieces of messages between two pings of the server."""
-
 MAX_WAITING_PONGS = 2**12
-"""Bytes of pongs that wait for a client that does not read; then the socket is not read."""
-
-UNCHARGED_BYTES = 2**16
-"""A part of a message up to this size is not charged before the message is complete."""
+"""Bytes of pongs for a client that does not read; then the socket is not read."""
 
 JOINED_BYTES = 2**18
 """Answers that are ready are sent together, up to this size."""
@@ -88,30 +80,21 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         self._request_log = request_log
         self._receive_buffer = receive_buffer
         self._pings = Pings(self, ping_s)
+        charge = Charge(stream.admission, stream.tenant)
+        self._reader = MessageReader(self._protocol, self._pings, charge)
         self._ends_session = ends_session
         self._unparsed: memoryview = memoryview(b"")
         """Received bytes that wait for answers to the messages before them."""
-        self._messages: deque[bytes | bytearray] = deque()
-        """Messages that wait for answers to those before them."""
         self._calls: deque[StreamCall] = deque()
         """Messages without a sent answer, in order."""
         self._tasks: dict[StreamCall, asyncio.Task[None]] = {}
         """Those of the calls that run."""
         self._sent: list[StreamCall] = []
         """Calls whose answers the kernel has not taken completely."""
-        self._fragments: bytearray | None = None
-        """A message of several frames, up to the last frame that was received."""
-        self._receiving = Charge(stream.admission, stream.tenant)
-        """Memory of a long message that is being received."""
-        self._is_receiving = False
-        """Whether a part of a message was received."""
         self._since = 0.0
         """When that part began to arrive, or when the connection began to close."""
         self._num_received = 0
         """Bytes since then."""
-        self._num_small_frames = 0
-        self._num_waiting_pongs = 0
-        """Bytes of pongs that were sent while the client does not read."""
         self._is_reading_paused = False
         self._is_writing_paused = False
         self._is_ending = False
@@ -171,7 +154,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Send more: the kernel has all that was sent."""
         self._is_writing_paused = False
-        self._num_waiting_pongs = 0
+        self._reader.num_ping_bytes = 0
         self._watch.resume_writing()
         self._transport.set_write_buffer_limits()
         for call in self._sent:
@@ -219,7 +202,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         """Return what the connection waits for; None: nothing but pongs."""
         if self._protocol.state is not OPEN:
             return Pending(Phase.CLOSE, self._since)
-        if self._is_receiving and not self._is_reading_paused:
+        if self._reader.is_in_message and not self._is_reading_paused:
             return Pending(Phase.BODY, self._since, self._num_received)
         return None
 
@@ -236,7 +219,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def ping(self, payload: bytes) -> bool:
         """Send a ping, unless the client does not read; return whether it was sent."""
-        self._num_small_frames = 0
+        self._reader.num_small_frames = 0
         if self._protocol.state is not OPEN or self._is_writing_paused:
             return False
         self._protocol.send_ping(payload)
@@ -247,7 +230,9 @@ class WebSocketConnection(asyncio.BufferedProtocol):
     def hears_pongs(self) -> bool:
         """Whether a pong would have been received by now."""
         return not (
-            self._is_receiving or self._is_reading_paused or has_unread_bytes(self._transport)
+            self._reader.is_in_message
+            or self._is_reading_paused
+            or has_unread_bytes(self._transport)
         )
 
     def fail(self, code: CloseCode, reason: str) -> None:
@@ -271,11 +256,12 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def _pump(self) -> None:
         """Begin calls and parse more, as long as few calls are without an answer."""
+        messages = self._reader.messages
         while not self._is_over:
-            if self._messages:
+            if messages:
                 if len(self._calls) >= MAX_UNANSWERED:
                     break
-                self._begin(self._messages.popleft())
+                self._begin(messages.popleft())
             elif self._unparsed:
                 piece, self._unparsed = self._unparsed[:PIECE_BYTES], self._unparsed[PIECE_BYTES:]
                 self._parse(piece)
@@ -287,60 +273,19 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def _parse(self, piece: memoryview) -> None:
         """Parse bytes into messages."""
-        protocol = self._protocol
-        protocol.receive_data(cast(bytes, piece))
+        reader = self._reader
+        was_in_message = reader.is_in_message
+        violation = reader.parse(piece)
         self._num_received += len(piece)
-        frames = protocol.events_received()
-        for frame in frames:
-            self._handle(cast(Frame, frame))
+        if not self._is_writing_paused:
+            reader.num_ping_bytes = 0
         self._write()
-        if protocol.state is not OPEN:
+        if violation is not None:
+            self.fail(*violation)
+        elif self._protocol.state is not OPEN:
             self._end_calls()
-        elif self._num_small_frames > MAX_SMALL_FRAMES:
-            self.fail(CloseCode.POLICY_VIOLATION, "too many short frames")
-        else:
-            self._note_part(is_new=bool(frames))
-
-    def _handle(self, frame: Frame) -> None:
-        match frame.opcode:
-            case Opcode.BINARY if frame.fin:
-                self._messages.append(cast(bytes, frame.data))
-                return
-            case Opcode.BINARY:
-                self._fragments = bytearray(frame.data)
-            case Opcode.CONT if self._fragments is not None:
-                self._fragments += frame.data
-                if frame.fin:
-                    self._messages.append(self._fragments)
-                    self._fragments = None
-            case Opcode.TEXT:
-                self.fail(CloseCode.UNSUPPORTED_DATA, "messages are binary frames")
-            case Opcode.PONG:
-                self._pings.receive(bytes(frame.data))
-            case Opcode.PING if self._is_writing_paused:
-                self._num_waiting_pongs += len(frame.data)
-        self._num_small_frames += len(frame.data) < SMALL_FRAME_BYTES
-
-    def _note_part(self, *, is_new: bool) -> None:
-        """Note whether a part of a message was received: its deadline, and its memory.
-
-        Args:
-            is_new: whether a frame has ended, so that other bytes are waited for now.
-        """
-        num_bytes = len(self._protocol.reader.buffer) + len(self._fragments or b"")
-        is_receiving = num_bytes > 0 or self._fragments is not None
-        if is_receiving and not self._is_receiving:
-            self._is_receiving = True
+        elif reader.is_in_message and (reader.messages or not was_in_message):
             self._start_waiting()
-        elif not is_receiving and self._is_receiving and is_new:
-            self._is_receiving = False
-            self._receiving.release()
-        missing_bytes = 2 * num_bytes - self._receiving.num_bytes  # parsing holds a frame twice
-        if num_bytes > UNCHARGED_BYTES and missing_bytes > 0:
-            try:
-                self._receiving.add(missing_bytes)
-            except Overloaded:
-                self.fail(CloseCode.TRY_AGAIN_LATER, "too little memory for the message")
 
     def _start_waiting(self) -> None:
         """Note that the connection waits for the client from now on."""
@@ -356,10 +301,10 @@ class WebSocketConnection(asyncio.BufferedProtocol):
     def _control_reading(self) -> None:
         """Pause reading while messages wait, and while pongs do."""
         must_wait = not self._is_over and bool(
-            self._messages
+            self._reader.messages
             or self._unparsed
             or self._is_ending
-            or self._num_waiting_pongs > MAX_WAITING_PONGS
+            or self._reader.num_ping_bytes > MAX_WAITING_PONGS
         )
         if must_wait and not self._is_reading_paused:
             self._is_reading_paused = True
@@ -367,15 +312,13 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         elif not must_wait and self._is_reading_paused:
             self._is_reading_paused = False
             self._transport.resume_reading()
-            if self._is_receiving:
+            if self._reader.is_in_message:
                 self._start_waiting()
 
     # answering
 
     def _begin(self, data: bytes | bytearray) -> None:
         """Start the call of a message."""
-        if self._receiving.num_bytes:
-            self._receiving.release()
         self._num_messages += 1
         call = StreamCall(data)
         self._calls.append(call)
@@ -455,9 +398,8 @@ class WebSocketConnection(asyncio.BufferedProtocol):
     def _end_calls(self) -> None:
         """Cancel calls in progress, and drop all that waits: no further answer can be sent."""
         self._is_over = True
-        self._messages.clear()
-        self._unparsed, self._fragments = memoryview(b""), None
-        self._receiving.release()
+        self._reader.drop()
+        self._unparsed = memoryview(b"")
         for call in self._calls:
             task = self._tasks.get(call)
             if task is None:
