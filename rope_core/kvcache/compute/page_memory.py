@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
+from rope_core.kvcache.plan import IntArray
 from rope_core.kvcache.pool import PagePool
 
 
@@ -37,3 +39,8 @@ def page_memory(pool: PagePool) -> PageMemory:
             *(keys.stride(0) * size, values.stride(0) * size, keys.shape[2]),
         )
     return memory
+
+
+def as_tensor(numbers: IntArray) -> Tensor:
+    """Return numbers of a plan as a tensor on the CPU."""
+    return torch.from_numpy(numbers if numbers.flags.writeable else numbers.copy())

@@ -12,6 +12,7 @@ from rope_core.angles import Angles, angles_at, key_angles
 from rope_core.backends.eager_rotary import is_general, rotary_operator
 from rope_core.backends.work import RotaryWork
 from rope_core.config import RopeConfig
+from rope_core.kvcache.compute.page_memory import as_tensor
 from rope_core.kvcache.plan import IntArray, LayerPlan
 
 
@@ -82,7 +83,7 @@ def rotate_at(
 
 def query_angles(positions: IntArray, rope: RopeConfig) -> Angles:
     """Return the angles of queries at `positions` `[T]` or `[A, T]`."""
-    angles = angles_at(torch.from_numpy(positions), rope)
+    angles = angles_at(as_tensor(positions), rope)
     return angles.map(torch.Tensor.contiguous)
 
 
