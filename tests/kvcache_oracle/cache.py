@@ -1,7 +1,7 @@
 """A cache as a list of tokens: rows, lengths, positions, indices. It knows no pages.
 
 Whether a page behind a window has been freed is the product's choice within limits. So tokens that
-may be gone are marked, and where one is needed a refusal that was observed (`rolled_past`) is right.
+may be gone are marked, and where one is needed, a refusal that was observed is right.
 """
 
 from collections.abc import Sequence

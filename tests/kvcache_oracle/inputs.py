@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ def _counts(
         ends = tensors["cu_seqlens"].tolist()
         if len(ends) != len(rows) + 1:
             raise Refused(422)
-        return [b - a for a, b in zip(ends, ends[1:], strict=False)]
+        return [b - a for a, b in pairwise(ends)]
     axis = 2 if "layers" in call.params else 1
     if tensor.ndim <= axis:
         raise Refused(422)

@@ -96,9 +96,10 @@ class LibraryDriver:
             self.caches |= {call.new + i: fork for i, fork in enumerate(forks)}
             return Answer({"sessions": [self.document(fork) for fork in forks]})
         if call.operation == "compact":
-            plan = cache.plan_compaction(params["max_segments"])
-            if plan is not None:
-                run_moves(plan)
+            pending = cache.plan_compaction(params["max_segments"])
+            if pending is not None:
+                run_moves(pending.moves)
+                cache.commit(pending)
                 assert max(cache.num_segments) <= params["max_segments"]
             return Answer({})
         self._structural(cache, call.operation, params)
@@ -126,7 +127,9 @@ class LibraryDriver:
             kept = params["kept"]
             if not kept or isinstance(kept[0], int):
                 kept = [kept] * cache.batch
-            run_moves(cache.plan_select_tail(params["n"], kept))
+            pending = cache.plan_select_tail(params["n"], kept)
+            run_moves(pending.moves)
+            cache.commit(pending)
         elif operation == "reorder":
             cache.reorder(rows)
         elif operation == "evict":

@@ -301,7 +301,9 @@ class ListService:
         if "sinks" in params:
             lengths = [cache.length[row] for row in rows]
             start = [min(params["sinks"], length) for length in lengths]
-            stop = [max(length - params["recent"], s) for length, s in zip(lengths, start)]
+            stop = [
+                max(length - params["recent"], s) for length, s in zip(lengths, start, strict=True)
+            ]
         else:
             start = self._each(params["start"], len(rows))
             stop = self._each(params["stop"], len(rows))
