@@ -146,7 +146,7 @@ class HttpDriver(WireDriver):
         return self.read(call, self.client.post(path, content=content, headers=headers))
 
     def drop(self, call: Call) -> None:
-        """Send a call whose answer is lost; a fenced one may arrive late, so nobody waits for it."""
+        """Send a call whose answer is lost. A fenced one may arrive late: nobody waits for it."""
         is_fenced = "expected_generation" in call.params or "op_id" in call.params
         if not is_fenced or self.num_calls % 2 or call.operation in WITHOUT_TENSORS:
             super().drop(call)

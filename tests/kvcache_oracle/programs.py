@@ -96,7 +96,7 @@ class Writer:
             (8, self.bad),
         ]
         if self.is_wire:
-            choices += [(5, self.stale), (3, self.patch), (4, self.inspect)]
+            choices += [(5, self.stale), (6, self.resend), (3, self.patch), (4, self.inspect)]
         else:
             choices += [(3, self.compact)]
         weights = [weight for weight, _ in choices]
@@ -494,6 +494,33 @@ class Writer:
             self.emit(Call(number, "step", params | {"layer": layer}, inputs))
         else:
             self.emit(Call(number, "truncate", params | {"drop": 0}))
+
+    def resend(self) -> None:
+        """The last guarded append of a session comes again, at once or after other operations."""
+        number, session = self.pick()
+        sent = [
+            call
+            for call in self.calls
+            if call.session == number
+            and call.operation in ("append", "step")
+            and "expected_length" in call.params
+        ]
+        if not sent:
+            return
+        call = self.rng.choice(sent[-2:])
+        if self.rng.random() < 0.4:
+            axes = session.cache.config.num_axes
+            whole = {"start": 0, "stop": 0, "delta": [0] * axes if axes > 1 else 0}
+            self.emit(Call(number, "shift", whole))
+        params = dict(call.params)
+        if "expected_generation" in params:
+            generations = [session.cache.generation, params["expected_generation"]]
+            params["expected_generation"] = self.rng.choice(generations)
+        inputs = dict(call.inputs)
+        if self.rng.random() < 0.2:
+            dtype = session.cache.config.dtype
+            inputs["v"] = self.numbers(*call.tensors["v"].shape, dtype=dtype)
+        self.emit(replace(call, params=params, inputs=inputs, delivery="once"))
 
     def bad(self) -> None:
         """A call that is refused for one reason."""
