@@ -1,6 +1,7 @@
 """Bits that are promised: how tokens were sent, where pages lie and who runs beside change none."""
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ def test_how_tokens_were_sent(name: str, dtype: str) -> None:
     for cuts in ([], [*range(1, num_tokens)], *(rng.sample(range(1, num_tokens), 5) for _ in "ab")):
         cache = KVCache(config, arena())
         ends = [0, *sorted(cuts), num_tokens]
-        for start, stop in zip(ends, ends[1:], strict=False):
+        for start, stop in pairwise(ends):
             append(cache, given, start, stop)
         answers += attend(cache, q=given["q"][-2:])
     for each in answers[1:]:
