@@ -94,6 +94,9 @@ rope_core.diagnosis
 rope_core.functional rope_core.comparison.parameter_differences
 rope_core.differentiable rope_core.sources
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
+rope_core.kvcache.run
+rope_core.kvcache.compute
+rope_core.kvcache
 rope_core.table_rotation
 rope_core.rotary
 rope_core.angles

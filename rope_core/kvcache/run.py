@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rope_core.kvcache.compute.attend import attend_row, sinks_tensor
+from rope_core.kvcache.compute.scatter import copy_page, write_tokens
 from rope_core.kvcache.plan import LayerPlan, MovePlan
 
 
@@ -44,7 +46,32 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
     Raises:
         NoBackend, KernelNotBuilt: as `rope_core.attention.run_attend`.
     """
-    raise NotImplementedError
+    for call in inputs:
+        for copy in call.plan.copies:
+            copy_page(copy)
+    for call in inputs:
+        if call.k is not None and call.v is not None:
+            write_tokens(call.plan, call.k, call.v)
+    return [_attend(call, backend) for call in inputs]
+
+
+def _attend(call: LayerInput, backend: str | None) -> LayerOutput:
+    """Attend from the queries of all rows of a plan."""
+    plan, q = call.plan, call.q
+    if q is None:
+        return LayerOutput()
+    group = plan.group
+    q = q if q.stride(-1) == 1 else q.contiguous()
+    out = torch.empty(*q.shape[:2], group.value_dim, dtype=call.out_dtype or q.dtype)
+    lse = torch.empty(q.shape[:2], dtype=torch.float32)
+    sinks = None if group.sinks is None else sinks_tensor(group.sinks[plan.layer_in_group])
+    start, name = 0, ""
+    for row in plan.rows:
+        rows = slice(start, start + row.num_queries)
+        if row.num_queries:
+            name = attend_row(plan, row, q[rows], out[rows], lse[rows], sinks, backend) or name
+        start = rows.stop
+    return LayerOutput(out, lse if call.return_lse else None, name)
 
 
 def run_moves(plan: MovePlan) -> None:

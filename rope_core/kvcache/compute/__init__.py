@@ -1,0 +1,1 @@
+"""What a device does for plans: write keys and values, attend, move tokens."""

@@ -1,0 +1,166 @@
+"""Attention of a row to its pages, by the operators of torch: any number of queries, any mask."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from rope_core.backends import AttentionWork, MergeWork, eager, run
+from rope_core.config import AttentionConfig
+from rope_core.kvcache.compute.pieces import PART_PLACES, Piece, num_places, pieces, visible_keys
+from rope_core.kvcache.compute.rotation import query_angles, rotate_into
+from rope_core.kvcache.plan import KeySegment, LayerPlan, RowPlan
+
+QUERY_BLOCK = 256
+"""Queries that attend together: their scores and parts stay small."""
+
+MERGE_ELEMENTS = 2**22
+"""Elements of parts that are kept before they are merged: 16 MiB."""
+
+
+def shifted_queries(
+    q: Tensor, row: RowPlan, plan: LayerPlan, segments: list[KeySegment]
+) -> dict[tuple[int, ...], Tensor]:
+    """Return the queries `[n, H, D]` rotated at position minus shift, for each shift."""
+    rope = plan.group.rope
+    if rope is None:
+        return {segment.shift: q for segment in segments}
+    positions = row.q_positions
+    assert positions is not None, "the group has a rope"
+    rotated: dict[tuple[int, ...], Tensor] = {}
+    for segment in segments:
+        shift = segment.shift
+        if shift in rotated:
+            continue
+        rotated[shift] = out = torch.empty(q.shape, dtype=q.dtype)
+        rotate_into(out, q, query_angles(moved_back(positions, shift), rope), rope)
+    return rotated
+
+
+def moved_back(positions: Tensor, shift: tuple[int, ...]) -> Tensor:
+    """Return positions `[n]` or `[A, n]` minus a shift of each axis."""
+    if not any(shift):
+        return positions
+    if len(set(shift)) == 1:
+        return positions - shift[0]
+    return positions - torch.tensor(shift, device=positions.device)[:, None]
+
+
+def attend_row(
+    plan: LayerPlan,
+    row: RowPlan,
+    q: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    sinks: Tensor | None,
+    backend: str | None,
+) -> str:
+    """Attend from the queries of a row, and return the name of the backend.
+
+    Args:
+        plan: the layer.
+        row: its segments, and what the queries see.
+        q: `[n, H, D]`, not rotated.
+        out: `[n, H, Dv]`, written.
+        lse: float32 `[n, H]`, written.
+        sinks: float32 `[H]`, or None.
+        backend: the name of the backend; None for the first that can.
+    """
+    segments = [segment for segment in row.segments if segment.num_keys]
+    rotated = shifted_queries(q, row, plan, segments)
+    shape, name = plan.pool.shape, ""
+    buffers = (
+        torch.empty(shape.num_kv_heads, PART_PLACES, shape.head_dim),
+        torch.empty(shape.num_kv_heads, PART_PLACES, shape.value_dim),
+    )
+    index = index_tensor(row.q_index)
+    end_place = num_places(segments)
+    for start in range(0, row.num_queries, QUERY_BLOCK):
+        block = slice(start, min(start + QUERY_BLOCK, row.num_queries))
+        low, high = map(int, index[block].aminmax())
+        mask = None if row.tail_mask is None else row.tail_mask[block]
+        parts = PartSum(out[block])
+        for piece in pieces(row, low, high, plan.group.attention):
+            visible = None
+            if not piece.all_visible:
+                visible = visible_keys(piece, index[block], mask, end_place, plan.group.attention)
+            k, v = gather(plan, piece, buffers)
+            work = AttentionWork(
+                rotated[piece.segment.shift][None, block].float(),
+                k,
+                v,
+                piece_config(plan.group.attention),
+                None,
+                mask=None if visible is None else visible[None, None],
+            )
+            answer, name = run(work, backend)
+            parts.add(answer[0][0], answer[1][0])
+        block_out, block_lse = parts.total()
+        if sinks is not None:
+            total = torch.logaddexp(block_lse, sinks)
+            weight = (block_lse - total.masked_fill(total == -torch.inf, 0)).exp_()
+            block_out, block_lse = block_out * weight[..., None], total
+        out[block], lse[block] = block_out, block_lse
+    return name
+
+
+def index_tensor(index: Sequence[int] | Tensor) -> Tensor:
+    """Return the index of queries as int64 `[n]`."""
+    if isinstance(index, range):
+        return torch.arange(index.start, index.stop, index.step)
+    return torch.as_tensor(index, dtype=torch.int64)
+
+
+def gather(plan: LayerPlan, piece: Piece, buffers: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Copy the keys of a piece into the buffers, in float32: views `[1, keys, Hkv, D]`."""
+    segment, page_tokens = piece.segment, plan.pool.shape.page_tokens
+    for pages, buffer in zip((plan.pool.keys, plan.pool.values), buffers, strict=True):
+        key = piece.start
+        while key < piece.stop:
+            page, slot = divmod(segment.first_slot + key, page_tokens)
+            end = min(piece.stop, key + page_tokens - slot)
+            target = buffer[:, key - piece.start : end - piece.start]
+            target.copy_(pages[segment.pages[page], :, slot : slot + end - key])
+            key = end
+    k, v = (buffer[:, : piece.stop - piece.start].transpose(0, 1)[None] for buffer in buffers)
+    return k, v
+
+
+class PartSum:
+    """Answers over parts of the keys, merged by their log-sum-exp, in float32."""
+
+    def __init__(self, out: Tensor) -> None:
+        """Start without parts. `out` `[n, H, Dv]` tells the shape."""
+        self._shape = out.shape
+        self._max_parts = max(2, MERGE_ELEMENTS // max(1, out.numel()))
+        self._parts: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, out: Tensor, lse: Tensor) -> None:
+        """Add a part: out `[n, H, Dv]` and lse `[n, H]`."""
+        self._parts.append((out, lse))
+        if len(self._parts) == self._max_parts:
+            self._parts = [self.total()]
+
+    def total(self) -> tuple[Tensor, Tensor]:
+        """Return out `[n, H, Dv]` and lse `[n, H]` of all parts."""
+        if not self._parts:
+            return torch.zeros(self._shape), torch.full(self._shape[:-1], -torch.inf)
+        if len(self._parts) == 1:
+            return self._parts[0]
+        outs, lses = (torch.stack(parts) for parts in zip(*self._parts, strict=True))
+        out, lse = eager.run(MergeWork(outs, lses))
+        return out, lse
+
+
+@lru_cache(maxsize=256)
+def piece_config(config: AttentionConfig) -> AttentionConfig:
+    """Return the config of a piece, whose mask has all that is hidden."""
+    return replace(config, causal=False, window=None, window_ahead=0, chunk=None)
+
+
+@lru_cache(maxsize=4096)
+def sinks_tensor(sinks: tuple[float, ...]) -> Tensor:
+    """Return the sinks of a layer, float32 `[H]`."""
+    return torch.tensor(sinks, dtype=torch.float32)
