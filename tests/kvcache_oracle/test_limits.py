@@ -3,6 +3,7 @@
 import pytest
 
 from tests.kvcache_oracle.remote import CONFIG, Remote, Unchanged, tokens
+from tests.waiting import wait_until
 
 BYTES_OF_A_TOKEN = 2 * 2 * 2 * 16 * 4
 """Of CONFIG: layers, k and v, heads, width, float32."""
@@ -101,3 +102,34 @@ def test_everything_comes_back(remote: Remote) -> None:
             assert remote.delete(each) == 204
     session = remote.create(max_tokens=largest)
     assert remote.document(session)["bytes"]["own"] == 0
+
+
+def test_abandoned_sessions_give_their_memory_back(remote: Remote) -> None:
+    """Nobody asks for them again: the sweep ends them, and the largest session fits."""
+    eighth = ARENA // BYTES_OF_A_TOKEN // 10
+    for i in range(8):
+        remote.create(max_tokens=eighth, ttl_s=1, name=f"abandoned-{i}")
+    largest = CONFIG | {"max_tokens": 9 * eighth}
+    wait_until(lambda: remote.ask("POST", "/v1/sessions", largest).status == 201, interval_s=0.2)
+    assert len(remote.ask("GET", "/v1/sessions").params["sessions"]) == 1
+
+
+def test_a_deadline_tells_whether_the_length_moved(remote: Remote) -> None:
+    session = remote.create(batch=1, max_tokens=None)
+    length, seen = 0, set()
+    for timeout_ms in (1, 2, 3, 5, 8, 13, 21, 1000):
+        given = tokens(200, 1, seed=timeout_ms)
+        guard = {"layer": 0, "expected_length": length, "expected_generation": 0}
+        reply = remote.call(session, "step", guard, given, x_request_timeout_ms=str(timeout_ms))
+        told = remote.document(session)["lengths"][0][0]
+        seen.add(reply.status)
+        if reply.status == 504:
+            committed = reply.params["committed"]
+            assert committed in (True, False, "unknown")
+            if committed != "unknown":
+                assert told == length + 200 * committed
+            reply = remote.call(session, "step", guard, given)  # a repeat, or the first
+        assert reply.status == 200, reply
+        length += 200
+        assert reply.params["length"] == [length]
+    assert 200 in seen
