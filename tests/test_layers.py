@@ -91,6 +91,7 @@ rope_core.diagnosis.rotation
 rope_core.diagnosis.angles rope_core.diagnosis.explain
 rope_core.diagnosis.mistakes
 rope_core.diagnosis
+rope_core.kvcache
 rope_core.functional rope_core.comparison.parameter_differences
 rope_core.differentiable rope_core.sources
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy

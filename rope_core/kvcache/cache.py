@@ -1,21 +1,30 @@
 """A cache of keys and values: rows of tokens, and their state on the host."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
+from rope_core.errors import ConfigError
+from rope_core.kvcache import structure
 from rope_core.kvcache.arena import Arena
+from rope_core.kvcache.arguments import (
+    check_batch,
+    check_index,
+    check_layers,
+    check_positions,
+    check_rows,
+    check_tail_mask,
+    one_per_row,
+)
 from rope_core.kvcache.config import KVConfig
-from rope_core.kvcache.plan import LayerPlan, MovePlan
+from rope_core.kvcache.holdings import Holdings
+from rope_core.kvcache.pending import Pending
+from rope_core.kvcache.planning import Request, plan_layers
+from rope_core.kvcache.row import Row
+from rope_core.kvcache.windows import release_behind_window
 
-
-@dataclass(slots=True)
-class Pending:
-    """Operations that have been planned and wait for `commit` or `discard`; one at a time."""
-
-    layers: list[LayerPlan]
-    """A plan for each layer, in the order in which the caller named the layers."""
+__all__ = ["KVCache", "Pending"]
 
 
 class KVCache:
@@ -30,52 +39,76 @@ class KVCache:
         batch: rows at the start.
         max_tokens: longest a row may become. Its pages are reserved. None: pages are reserved as
             the rows grow.
+        owner: whose data is stored. Pages that had data of another owner are set to 0 first.
 
     Raises:
+        ConfigError: batch or max_tokens is out of its range.
         TooManyTokens, ArenaFull: as `Arena.reserve`.
     """
 
     def __init__(
-        self, config: KVConfig, arena: Arena, batch: int = 1, max_tokens: int | None = None
+        self,
+        config: KVConfig,
+        arena: Arena,
+        batch: int = 1,
+        max_tokens: int | None = None,
+        *,
+        owner: object = None,
     ) -> None:
-        raise NotImplementedError
+        check_batch("batch", batch)
+        if max_tokens is not None and max_tokens < 1:
+            raise ConfigError("max_tokens", "at least 1", max_tokens)
+        self.config = config
+        self.arena = arena
+        self.max_tokens = max_tokens
+        self.generation = 0
+        """Raised by each structural operation: truncate, select_tail, evict, shift, rebase,
+        reorder, attach."""
+        self.rows = [self.new_row() for _ in range(batch)]
+        self.layer_lengths = [[0] * batch for _ in range(config.num_layers)]
+        """Length of each row in each layer, `[L][B]`."""
+        self.group_of = [(0, 0)] * config.num_layers
+        """The group of each layer, and its number in the group."""
+        for number, group in enumerate(config.groups):
+            for layer_in_group, layer in enumerate(group.layers):
+                self.group_of[layer] = (number, layer_in_group)
+        self.holdings = Holdings(config, arena, self.rows, max_tokens, owner)
+        self.holdings.reserve([each.per_row * batch for each in self.holdings.reservations])
+        self._is_closed = False
 
-    config: KVConfig
-    arena: Arena
-    max_tokens: int | None
-    batch: int
-    generation: int
-    """Raised by each structural operation: truncate, select_tail, evict, shift, rebase, reorder,
-    attach."""
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
 
     @property
     def length(self) -> list[int]:
         """Length of each row: that of its shortest layer."""
-        raise NotImplementedError
+        return [min(lengths) for lengths in zip(*self.layer_lengths, strict=True)]
 
     def lengths(self, layer: int) -> list[int]:
         """Length of each row in a layer."""
-        raise NotImplementedError
+        return [*self.layer_lengths[layer]]
 
     @property
     def num_segments(self) -> list[int]:
         """Segments of each row."""
-        raise NotImplementedError
+        return [len(row.segments) for row in self.rows]
 
     @property
     def reserved_bytes(self) -> int:
         """Bytes of the arena that are reserved for this cache."""
-        raise NotImplementedError
+        return self.holdings.reserved_bytes
 
     @property
     def own_bytes(self) -> int:
         """Bytes of pages that only this cache holds."""
-        raise NotImplementedError
+        return self._held_bytes(shared=False)
 
     @property
     def shared_bytes(self) -> int:
         """Bytes of pages that other caches hold as well."""
-        raise NotImplementedError
+        return self._held_bytes(shared=True)
 
     # appends and attends: plan, run, commit
 
@@ -105,116 +138,129 @@ class KVCache:
                 tokens (and of the queries, the last of them), or of the queries if nothing is
                 appended. None: numbers run on, and queries have the positions of their tokens.
             q_index: int64 `[Tq]`, index of each query.
-            tail_mask: bool `[n, m]`, or `[B, n, m]` with one for each row.
+            tail_mask: bool `[n, m]`, or `[B, n, m]` with one for each of `rows`.
 
         Raises:
+            ConfigError: no such layers or rows.
             ShapeError: tensors do not fit; positions of a token differ from those that another
                 layer gave it; more queries than tokens.
             TooManyTokens: beyond max_tokens.
             RolledPast: a query needs a page that has been freed.
             ArenaFull: too few pages are free.
         """
-        raise NotImplementedError
+        self._check_idle()
+        group = check_layers(self.group_of, layers)
+        rows = range(len(self.rows)) if rows is None else check_rows(self.batch, rows)
+        counts = num_queries if num_new is None else num_new
+        for given in (num_new, num_queries):
+            if given is not None and len(given) != len(rows):
+                raise ConfigError("rows", f"as many as there are counts, {len(given)}", len(rows))
+        if positions is not None:
+            given_positions = check_positions(self.config, positions, sum(counts or ()))
+        else:
+            given_positions = None
+        if q_index is not None or tail_mask is not None:
+            check_tail_mask(tail_mask, num_queries, len(rows))
+            checked_index = check_index(q_index, num_queries)
+        else:
+            checked_index = None
+        request = Request(
+            group, layers, rows, num_new, num_queries, given_positions, checked_index, tail_mask
+        )
+        pending = self.holdings.pending = plan_layers(self, request)
+        return pending
 
     def commit(self, pending: Pending) -> None:
         """Move the lengths: the plans have run."""
-        raise NotImplementedError
+        self._end(pending)
+        for layer, rows, counts in pending.new_lengths:
+            lengths = self.layer_lengths[layer]
+            for row, count in zip(rows, counts, strict=True):
+                lengths[row] += count
+        holdings = self.holdings
+        if pending.replaced:
+            self._release_replaced(pending)
+        if pending.on_commit is not None:
+            pending.on_commit()
+        if self._is_closed:
+            holdings.give_up()
+            return
+        for layer, rows, _ in pending.new_lengths:
+            group = self.group_of[layer][0]
+            if self.config.groups[group].is_windowed:
+                release_behind_window(self, group, rows)
+        if pending.allocated or pending.replaced or pending.on_commit is not None:
+            holdings.settle()
 
     def discard(self, pending: Pending) -> None:
         """Give the pages of a plan back: it did not run, or has failed."""
-        raise NotImplementedError
+        self._end(pending)
+        self.undo(pending)
+        if self._is_closed:
+            self.holdings.give_up()
 
-    # operations on all layers; those without a return value move no bytes
+    def undo(self, pending: Pending) -> None:
+        """Take back what a plan has changed; it need not be complete."""
+        holdings = self.holdings
+        for group, table, page, page_group in reversed(pending.replaced):
+            copy = table[page]
+            table[page] = page_group
+            holdings.release(group, np.array([copy], np.int32))
+        for group, table, page_group in reversed(pending.allocated):
+            table.pop()
+            holdings.release(group, np.array([page_group], np.int32))
+        for row, undo in reversed(pending.appended):
+            row.undo(undo)
+        if pending.on_discard is not None:
+            pending.on_discard()
+        holdings.settle()
+
+    # operations on all layers; those that return nothing move no bytes
 
     def truncate(self, lengths: int | Sequence[int]) -> None:
         """Forget the tokens behind a length in all layers. Raises LengthConflict, RolledPast."""
-        raise NotImplementedError
-
-    def plan_select_tail(self, num_tail: int, kept: Sequence[Sequence[int]]) -> MovePlan:
-        """Replace the last `num_tail` tokens of each row by those at the increasing offsets `kept`.
-
-        The state is changed at once; the caller runs the plan before anything else of this cache.
-        Positions stay, indices close up. Raises LengthConflict, LayersDiffer, ShapeError.
-        """
-        raise NotImplementedError
-
-    def fork(
-        self,
-        rows: Sequence[int] | None = None,
-        lengths: int | Sequence[int] | None = None,
-        count: int = 1,
-        *,
-        strict: bool = False,
-    ) -> list["KVCache"]:
-        """Return caches that share the pages of this one, up to the shortest layer of each row.
-
-        Each has its own reservation for max_tokens, without what it shares. All or none. Rows may
-        repeat. `strict`: LayersDiffer if layers have different lengths. Raises LengthConflict,
-        ArenaFull, RolledPast.
-        """
-        raise NotImplementedError
-
-    def reorder(self, rows: Sequence[int]) -> None:
-        """Make the rows those of the list, which may repeat; the reservation follows.
-
-        Raises LayersDiffer, ShapeError, ArenaFull.
-        """
-        raise NotImplementedError
-
-    def evict(
-        self,
-        start: int | Sequence[int],
-        stop: int | Sequence[int],
-        *,
-        rows: Sequence[int] | None = None,
-        close: bool = True,
-    ) -> None:
-        """Remove the places [start, stop) of rows.
-
-        `close`: index of later tokens moves back by stop - start, and position so that the first
-        kept token takes the place of the first removed one. Raises ShapeError, LayersDiffer,
-        RolledPast.
-        """
-        raise NotImplementedError
-
-    def shift(
-        self,
-        start: int | Sequence[int],
-        stop: int | Sequence[int],
-        delta: int | Sequence[int],
-        *,
-        rows: Sequence[int] | None = None,
-    ) -> None:
-        """Add `delta` (a number, or one for each axis) to the positions of [start, stop)."""
-        raise NotImplementedError
-
-    def attach(
-        self,
-        source: "KVCache",
-        start: int,
-        stop: int,
-        *,
-        position: int | Sequence[int] | None = None,
-    ) -> None:
-        """Append the tokens [start, stop) of another cache (or this one) by reference.
-
-        Rows: as many in the source, or one that all rows get. `position`: of the first token; None:
-        the row's next. Index runs on. Raises ShapeError, LayersDiffer, TooManyTokens, ArenaFull,
-        RolledPast.
-        """
-        raise NotImplementedError
-
-    def plan_rebase(self, groups: Sequence[int], to: Sequence[object]) -> MovePlan:
-        """Change the ropes of groups, and rewrite their keys in place; refused for shared pages."""
-        raise NotImplementedError
-
-    def plan_compaction(self, max_segments: int = 8) -> MovePlan | None:
-        """Join adjacent segments of rows that have more than `max_segments`; None: nothing to do.
-
-        Changes the state at once, as `plan_select_tail`.
-        """
-        raise NotImplementedError
+        self._check_idle()
+        structure.truncate(self, one_per_row("length", lengths, self.batch))
+        self.generation += 1
 
     def close(self) -> None:
-        """Give back all pages and the reservation. Idempotent."""
-        raise NotImplementedError
+        """Give back all pages and the reservation, those of a planned operation when it ends.
+
+        Idempotent.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self.holdings.pending is None:
+            self.holdings.give_up()
+
+    # for the modules of this package
+
+    def new_row(self) -> Row:
+        """Return a row without tokens."""
+        return Row(self.config.num_axes, len(self.config.groups), self.arena.page_tokens)
+
+    def _check_idle(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("the cache is closed")
+        if self.holdings.pending is not None:
+            raise RuntimeError("another operation of the cache has been planned")
+
+    def _end(self, pending: Pending) -> None:
+        if self.holdings.pending is not pending:
+            raise RuntimeError("the operation has ended, or is of another cache")
+        self.holdings.pending = None
+
+    def _release_replaced(self, pending: Pending) -> None:
+        for group in {each[0] for each in pending.replaced}:
+            former = [each[3] for each in pending.replaced if each[0] == group]
+            self.holdings.release(group, np.array(former, np.int32))
+
+    def _held_bytes(self, *, shared: bool) -> int:
+        num_bytes = 0
+        for group, pool in enumerate(self.holdings.pools):
+            references = self.holdings.held_with_repeats(group)
+            held, counts = np.unique(references, return_counts=True)
+            is_shared = pool.references[held] != counts
+            num_bytes += int((is_shared == shared).sum()) * pool.shape.group_bytes
+        return num_bytes

@@ -1,0 +1,120 @@
+"""Checks of the arguments of a cache's operations."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rope_core.calls.rope_checks import MAX_POSITION, POSITION_RANGE
+from rope_core.checks import INTEGERS, MAX_INDEX, dtype_of, not_a_tensor, shape_of
+from rope_core.errors import ConfigError, ShapeError, brief
+from rope_core.kvcache.config import KVConfig
+from rope_core.kvcache.plan import IntArray
+
+MAX_ROWS = 1_024
+"""Most rows of a cache."""
+
+
+def check_layers(group_of: Sequence[tuple[int, int]], layers: Sequence[int]) -> int:
+    """Return the group of layers; raise ConfigError unless they are of one, none twice."""
+    if len(layers) == 1 and 0 <= layers[0] < len(group_of):
+        return group_of[layers[0]][0]
+    if not layers or not all(0 <= layer < len(group_of) for layer in layers):
+        raise ConfigError("layer", f"in [0, {len(group_of) - 1}]", brief(layers))
+    if len({*layers}) < len(layers):
+        raise ConfigError("layers", "different", brief(layers))
+    groups = {group_of[layer][0] for layer in layers}
+    if len(groups) > 1:
+        raise ConfigError("layers", "of one group", brief(layers))
+    return groups.pop()
+
+
+def check_rows(batch: int, rows: Sequence[int] | None, *, repeats: bool = False) -> Sequence[int]:
+    """Return the rows, all where None; raise ConfigError unless they are in [0, batch)."""
+    if rows is None:
+        return range(batch)
+    if not all(0 <= row < batch for row in rows):
+        raise ConfigError("rows", f"in [0, {batch - 1}]", brief(rows))
+    if not repeats and len({*rows}) < len(rows):
+        raise ConfigError("rows", "different", brief(rows))
+    return rows
+
+
+def check_batch(name: str, num_rows: int) -> None:
+    """Raise ConfigError unless a cache can have so many rows."""
+    if not 1 <= num_rows <= MAX_ROWS:
+        raise ConfigError(name, f"of 1 to {MAX_ROWS:,} rows", num_rows)
+
+
+def one_per_row(name: str, value: int | Sequence[int], num_rows: int) -> Sequence[int]:
+    """Return a number for each row; raise ConfigError if there are others than one or that many."""
+    if isinstance(value, int):
+        return [value] * num_rows
+    if len(value) != num_rows:
+        raise ConfigError(name, f"a number, or one for each of {num_rows} rows", brief(value))
+    return value
+
+
+def check_positions(config: KVConfig, positions: Tensor | None, num_tokens: int) -> IntArray | None:
+    """Return positions as `[A, T]`; raise ShapeError unless they are integers in range.
+
+    Args:
+        config: how many axes a position has.
+        positions: `[T]`, or `[A, T]`; one number stands for all axes where the rope allows it.
+        num_tokens: T.
+    """
+    if positions is None:
+        return None
+    if not isinstance(positions, Tensor):
+        raise not_a_tensor("positions", positions)
+    if positions.dtype not in INTEGERS:
+        raise ShapeError("positions", "int64", dtype_of(positions))
+    axes = config.num_axes
+    shapes = [[axes, num_tokens]]
+    ropes = [group.rope for group in config.groups if group.rope is not None]
+    if all(rope.num_axes == 1 or rope.frequency_table.broadcasts_axes for rope in ropes):
+        shapes.insert(0, [num_tokens])
+    if [*positions.shape] not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise ShapeError("positions", expected, shape_of(positions))
+    given: IntArray = positions.detach().to("cpu", torch.int64).numpy()
+    low = 0 if any(rope.whole_positions for rope in ropes) else -MAX_POSITION
+    if given.size and not (low <= given.min() and given.max() <= MAX_POSITION):
+        expected = POSITION_RANGE if low else "between 0 and 2**53"
+        raise ShapeError("positions", expected, "others")
+    return np.broadcast_to(given, (axes, num_tokens))
+
+
+def check_index(q_index: Tensor | None, num_queries: Sequence[int] | None) -> IntArray | None:
+    """Return q_index as `[Tq]`; raise ShapeError unless it has an integer for each query."""
+    if q_index is None:
+        return None
+    if not isinstance(q_index, Tensor):
+        raise not_a_tensor("q_index", q_index)
+    if q_index.dtype not in INTEGERS:
+        raise ShapeError("q_index", "int64", dtype_of(q_index))
+    if [*q_index.shape] != [sum(num_queries or ())]:
+        raise ShapeError("q_index", f"[{sum(num_queries or ())}]", shape_of(q_index))
+    given: IntArray = q_index.detach().to("cpu", torch.int64).numpy()
+    if given.size and not (-MAX_INDEX <= given.min() and given.max() < MAX_INDEX):
+        raise ShapeError("q_index", "in [-2**62, 2**62)", "others")
+    return given
+
+
+def check_tail_mask(
+    tail_mask: Tensor | None, num_queries: Sequence[int] | None, num_rows: int
+) -> None:
+    """Raise ShapeError unless the mask is bool `[n, m]` or `[rows, n, m]`, for n queries a row."""
+    if tail_mask is None:
+        return
+    if not isinstance(tail_mask, Tensor):
+        raise not_a_tensor("tail_mask", tail_mask)
+    if tail_mask.dtype != torch.bool:
+        raise ShapeError("tail_mask", "bool", dtype_of(tail_mask))
+    shape = [*tail_mask.shape]
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != num_rows):
+        raise ShapeError("tail_mask", f"[n, m] or [{num_rows}, n, m]", str(shape))
+    if any(num != shape[-2] for num in num_queries or (0,)):
+        expected = f"of {max(num_queries or (0,))} queries in each row"
+        raise ShapeError("tail_mask", expected, str(shape))

@@ -1,0 +1,44 @@
+"""Pages behind the window or the chunk of a group are freed."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rope_core.kvcache.pool import PageGroups
+from rope_core.kvcache.row import Row
+
+if TYPE_CHECKING:
+    from rope_core.kvcache.cache import KVCache
+
+
+def release_behind_window(cache: "KVCache", group_number: int, rows: Sequence[int]) -> None:
+    """Free pages of rows that lie wholly behind the window and the rollback of a group."""
+    group = cache.config.groups[group_number]
+    lengths = [cache.layer_lengths[layer] for layer in group.layers]
+    removed = []
+    for number in rows:
+        last = min([each[number] for each in lengths]) - 1 - group.rollback
+        if last >= 0:
+            row = cache.rows[number]
+            first_visible = group.first_visible(row.index_of(last))
+            removed += _cut_behind(row, group_number, first_visible)
+    if removed:
+        cache.holdings.release(group_number, np.concatenate(removed))
+
+
+def _cut_behind(row: Row, group_number: int, first_visible: int) -> list[PageGroups]:
+    """Let the pages of a row whose indices are all below `first_visible` be gone."""
+    removed = []
+    for segment in row.segments:
+        behind = first_visible - segment.index
+        if behind <= 0:
+            break
+        table = segment.tables[group_number]
+        if behind >= segment.num_tokens:
+            pages = table.num_pages
+        else:
+            pages = (segment.first_slot + behind) // row.page_tokens
+        if pages > table.gone:
+            removed.append(table.cut_front(pages - table.gone))
+    return removed
