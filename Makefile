@@ -114,7 +114,7 @@ CHECK_PYTHON = import sys; sys.version_info >= (3, 11) or sys.exit( \
 
 # torch is installed first and pinned, because other requirements may select another build of it;
 # --no-compile: Python compiles at the first start the part of it that the service imports
-$(SERVICE): pyproject.toml setup.py rope_core/pyproject.toml rope_core/_rotary.c constraints.txt
+$(SERVICE): pyproject.toml setup.py rope_core/pyproject.toml rope_core/_rotary.c rope_core/_paged_attention.c constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, but $(PYTHON) is not \
 	installed. Choose another: make serve PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c '$(CHECK_PYTHON)'

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from rope_core.kvcache.compute.attend import attend_row, sinks_tensor
+from rope_core.kvcache.compute.compiled_attend import Batch, can_attend
+from rope_core.kvcache.compute.compiled_attend import name as COMPILED
 from rope_core.kvcache.compute.scatter import copy_page, write_tokens
 from rope_core.kvcache.plan import LayerPlan, MovePlan
 
@@ -52,25 +54,41 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
     for call in inputs:
         if call.k is not None and call.v is not None:
             write_tokens(call.plan, call.k, call.v)
-    return [_attend(call, backend) for call in inputs]
+    batches: dict[tuple[object, ...], Batch] = {}
+    outputs = [_attend(call, backend, batches) for call in inputs]
+    for batch in batches.values():
+        batch.run()
+    return outputs
 
 
-def _attend(call: LayerInput, backend: str | None) -> LayerOutput:
-    """Attend from the queries of all rows of a plan."""
+def _attend(
+    call: LayerInput, backend: str | None, batches: dict[tuple[object, ...], Batch]
+) -> LayerOutput:
+    """Attend from the queries of all rows of a plan, or add them to a batch that will."""
     plan, q = call.plan, call.q
     if q is None:
         return LayerOutput()
     group = plan.group
-    q = q if q.stride(-1) == 1 else q.contiguous()
-    out = torch.empty(*q.shape[:2], group.value_dim, dtype=call.out_dtype or q.dtype)
+    q = q.contiguous()
+    out_dtype = call.out_dtype or q.dtype
+    out = torch.empty(*q.shape[:2], group.value_dim, dtype=out_dtype)
     lse = torch.empty(q.shape[:2], dtype=torch.float32)
     sinks = None if group.sinks is None else sinks_tensor(group.sinks[plan.layer_in_group])
     start, name = 0, ""
     for row in plan.rows:
         rows = slice(start, start + row.num_queries)
-        if row.num_queries:
-            name = attend_row(plan, row, q[rows], out[rows], lse[rows], sinks, backend) or name
         start = rows.stop
+        if not row.num_queries:
+            continue
+        tensors = (q, out, lse) if len(plan.rows) == 1 else (q[rows], out[rows], lse[rows])
+        if backend is None and can_attend(plan, row):
+            key = id(plan.pool), group.num_heads, group.attention, out_dtype, id(sinks)
+            if (batch := batches.get(key)) is None:
+                batch = batches[key] = Batch(plan, out_dtype, sinks)
+            batch.add(plan, row, *tensors)
+            name = COMPILED
+        else:
+            name = attend_row(plan, row, *tensors, sinks, backend) or name
     return LayerOutput(out, lse if call.return_lse else None, name)
 
 

@@ -1,6 +1,5 @@
 """Attention of a row to its pages, by the operators of torch: any number of queries, any mask."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -10,42 +9,14 @@ from torch import Tensor
 from rope_core.backends import AttentionWork, MergeWork, eager, run
 from rope_core.config import AttentionConfig
 from rope_core.kvcache.compute.pieces import PART_PLACES, Piece, num_places, pieces, visible_keys
-from rope_core.kvcache.compute.rotation import query_angles, rotate_into
-from rope_core.kvcache.plan import KeySegment, LayerPlan, RowPlan
+from rope_core.kvcache.compute.rotation import index_numbers, shifted_queries
+from rope_core.kvcache.plan import LayerPlan, RowPlan
 
 QUERY_BLOCK = 256
 """Queries that attend together: their scores and parts stay small."""
 
 MERGE_ELEMENTS = 2**22
 """Elements of parts that are kept before they are merged: 16 MiB."""
-
-
-def shifted_queries(
-    q: Tensor, row: RowPlan, plan: LayerPlan, segments: list[KeySegment]
-) -> dict[tuple[int, ...], Tensor]:
-    """Return the queries `[n, H, D]` rotated at position minus shift, for each shift."""
-    rope = plan.group.rope
-    if rope is None:
-        return {segment.shift: q for segment in segments}
-    positions = row.q_positions
-    assert positions is not None, "the group has a rope"
-    rotated: dict[tuple[int, ...], Tensor] = {}
-    for segment in segments:
-        shift = segment.shift
-        if shift in rotated:
-            continue
-        rotated[shift] = out = torch.empty(q.shape, dtype=q.dtype)
-        rotate_into(out, q, query_angles(moved_back(positions, shift), rope), rope)
-    return rotated
-
-
-def moved_back(positions: Tensor, shift: tuple[int, ...]) -> Tensor:
-    """Return positions `[n]` or `[A, n]` minus a shift of each axis."""
-    if not any(shift):
-        return positions
-    if len(set(shift)) == 1:
-        return positions - shift[0]
-    return positions - torch.tensor(shift, device=positions.device)[:, None]
 
 
 def attend_row(
@@ -69,13 +40,13 @@ def attend_row(
         backend: the name of the backend; None for the first that can.
     """
     segments = [segment for segment in row.segments if segment.num_keys]
-    rotated = shifted_queries(q, row, plan, segments)
+    rotated = shifted_queries(q, row, plan.group.rope)
     shape, name = plan.pool.shape, ""
     buffers = (
         torch.empty(shape.num_kv_heads, PART_PLACES, shape.head_dim),
         torch.empty(shape.num_kv_heads, PART_PLACES, shape.value_dim),
     )
-    index = index_tensor(row.q_index)
+    index = index_numbers(row.q_index)
     end_place = num_places(segments)
     for start in range(0, row.num_queries, QUERY_BLOCK):
         block = slice(start, min(start + QUERY_BLOCK, row.num_queries))
@@ -104,13 +75,6 @@ def attend_row(
             block_out, block_lse = block_out * weight[..., None], total
         out[block], lse[block] = block_out, block_lse
     return name
-
-
-def index_tensor(index: Sequence[int] | Tensor) -> Tensor:
-    """Return the index of queries as int64 `[n]`."""
-    if isinstance(index, range):
-        return torch.arange(index.start, index.stop, index.step)
-    return torch.as_tensor(index, dtype=torch.int64)
 
 
 def gather(plan: LayerPlan, piece: Piece, buffers: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,127 @@
+"""Attention from few queries to pages by compiled code: one call for the rows of many plans.
+
+The extension is missing where there was no compiler; `attend` computes the same there.
+"""
+
+from array import array
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from rope_core.backends.work import UNBOUNDED
+from rope_core.compiled import DTYPES
+from rope_core.kvcache.compute.pieces import num_places
+from rope_core.kvcache.compute.rotation import index_numbers, shifted_queries
+from rope_core.kvcache.plan import LayerPlan, RowPlan
+
+name = "compiled"
+
+LANES = 8
+"""Widths of heads are multiples of this."""
+
+MAX_ROWS = 64
+"""Most queries times heads of a group: more are faster as products of matrices."""
+
+
+@lru_cache(maxsize=1)
+def extension() -> ModuleType | None:
+    """Return the extension, or None if it is missing."""
+    try:
+        from rope_core import _paged_attention
+    except ImportError:
+        return None
+    return _paged_attention
+
+
+def can_attend(plan: LayerPlan, row: RowPlan) -> bool:
+    """Tell whether compiled code attends from the queries of a row."""
+    group = plan.group
+    return (
+        row.num_queries * group.num_heads <= MAX_ROWS * group.num_kv_heads
+        and not (group.head_dim % LANES or group.value_dim % LANES)
+        and extension() is not None
+    )
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows that one call of the extension attends to: of one pool, group and dtype of out."""
+
+    plan: LayerPlan
+    out_dtype: torch.dtype
+    sinks: Tensor | None
+    num_rows: int = 0
+    num_products: int = 0
+    numbers: "array[int]" = field(default_factory=lambda: array("q", (0,)))
+    """The work as the extension reads it."""
+
+    kept: list[Tensor] = field(default_factory=list)
+    """Tensors whose addresses are in `numbers`."""
+
+    def add(self, plan: LayerPlan, row: RowPlan, q: Tensor, out: Tensor, lse: Tensor) -> None:
+        """Add a row.
+
+        Args:
+            plan: the layer.
+            row: its segments and queries.
+            q: `[n, H, D]`, contiguous, not rotated.
+            out: `[n, H, Dv]`, contiguous.
+            lse: float32 `[n, H]`, contiguous.
+        """
+        index = index_numbers(row.q_index)
+        mask_numbers = 0, 0, 0
+        if row.tail_mask is not None:
+            mask = row.tail_mask.contiguous()
+            mask_numbers = mask.data_ptr(), mask.stride(0), mask.shape[1]
+            self.kept.append(mask)
+        segments = row.segments
+        rotated = shifted_queries(q, row, plan.group.rope)
+        num_keys = 0
+        self.kept += index, out, lse
+        self.numbers.extend(
+            (
+                *(row.num_queries, out.data_ptr(), lse.data_ptr(), index.data_ptr()),
+                *(*mask_numbers, num_places(segments), len(segments)),
+            )
+        )
+        for segment in segments:
+            queries, pages = rotated[segment.shift], segment.pages
+            self.kept.append(queries)
+            num_keys += segment.num_keys
+            self.numbers.extend(
+                (
+                    *(queries.data_ptr(), segment.first_slot, segment.num_keys),
+                    *(segment.first_place, segment.first_index, len(pages)),
+                )
+            )
+            self.numbers.extend(pages)
+        self.num_rows += 1
+        width = q.shape[1] * (q.shape[2] + out.shape[2])
+        self.num_products += row.num_queries * num_keys * width
+
+    def run(self) -> None:
+        """Attend, and write every element of out and lse of all rows."""
+        plan, pool = self.plan, self.plan.pool
+        keys, values, shape, config = pool.keys, pool.values, pool.shape, plan.group.attention
+        left, right = UNBOUNDED, 0 if config.causal else UNBOUNDED
+        if config.window is not None:
+            left, right = config.window - 1, config.window_ahead
+        self.numbers[0] = self.num_rows
+        module = extension()
+        assert module is not None, "checked by can_attend"
+        element = keys.element_size()
+        module.attend(
+            self.numbers.buffer_info()[0],
+            *(keys.data_ptr(), values.data_ptr()),
+            *(keys.stride(0) * element, values.stride(0) * element),
+            *(shape.page_tokens, shape.num_kv_heads, plan.group.num_heads // shape.num_kv_heads),
+            *(shape.head_dim, shape.value_dim, DTYPES[keys.dtype], DTYPES[self.out_dtype]),
+            *(left, right, config.chunk or 0),
+            0 if self.sinks is None else self.sinks.data_ptr(),
+            *(torch.get_num_threads(), self.num_products),
+            shape.head_dim**-0.5 if config.scale is None else float(config.scale),
+            config.softcap or 0.0,
+        )
