@@ -157,6 +157,12 @@ class LibraryDriver:
         num_rows = cache.batch if rows is None else len(rows)
         ends = tensors.pop("cu_seqlens", None)
         if ends is None:
+            if any(
+                tensors[name].shape[int(is_stacked)] != num_rows
+                for name in "qkv"
+                if name in tensors
+            ):
+                raise Refused(422, "shape")
             counts = [given.shape[2 if is_stacked else 1]] * num_rows
         else:
             counts = ends.diff().tolist()
