@@ -181,3 +181,19 @@ def test_a_failed_create_leaves_no_key(remote: Remote) -> None:
     assert remote.ask("POST", "/v1/sessions", body, idempotency_key="k3").status == 409
     assert remote.delete(taken) == 204
     assert remote.ask("POST", "/v1/sessions", body, idempotency_key="k3").status == 201
+
+
+def test_one_key_sent_at_once_creates_once(remote: Remote) -> None:
+    replies = []
+
+    def create() -> None:
+        replies.append(remote.ask("POST", "/v1/sessions", CONFIG, idempotency_key="k4"))
+
+    threads = [threading.Thread(target=create) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {reply.status for reply in replies} == {201}
+    assert len({reply.params["id"] for reply in replies}) == 1
+    assert len(remote.ask("GET", "/v1/sessions").params["sessions"]) == 1
