@@ -58,17 +58,25 @@ def _describe_value_error(error: Any, arguments: list[str]) -> str:
     got = f"got '{printable(error['input'])}'"
     if error["type"] == "value_error":
         return f"{setting} {error['ctx']['error']}, {got}"
-    return f"{setting} must be {_expectation(name)}, {got}"
+    schema = _schema(name)
+    if schema.get("writeOnly"):
+        got = "got another text"  # a secret
+    return f"{setting} must be {_expectation(schema)}, {got}"
 
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _expectation(name: str) -> str:
-    """Return what the value of a setting must be, from the setting's schema."""
-    schema = Settings.model_json_schema()["properties"][name]
-    schema = schema.get("anyOf", [schema])[0]  # the other one is null
+def _schema(name: str) -> dict[str, Any]:
+    """Return the schema of a setting."""
+    schema: dict[str, Any] = Settings.model_json_schema()["properties"][name]
+    forms: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    return forms[0]  # the other one is null
+
+
+def _expectation(schema: dict[str, Any]) -> str:
+    """Return what the value of a setting must be, from its schema."""
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
     kinds = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}
@@ -78,5 +86,7 @@ def _expectation(name: str) -> str:
         ("exclusiveMinimum", "above"),
         ("maximum", "at most"),
     )
+    if "minLength" in schema:
+        text = f"{text} of at least {schema['minLength']} characters"
     limits = [f"{words} {int(schema[key]):,}" for key, words in bounds if key in schema]
     return f"{text} {' and '.join(limits)}".strip()

@@ -282,7 +282,7 @@ class Settings(BaseSettings):
     """Name of this process in the ids of its sessions, such as the ordinal of a replica: routers
     send a request to the replica whose name is in the id."""
 
-    session_key: SecretStr | None = None
+    session_key: Annotated[SecretStr, Field(min_length=16)] | None = None
     """Secret of at least 16 characters that signs the ids of sessions; all replicas have the same.
     If unset, each start makes one."""
 

@@ -33,7 +33,7 @@ service.server.connection_answers
 service.server.planned_answer
 service.server.planned_requests
 service.server.received_body
-service.server.bootstrap service.server.status service.server.routing_errors
+service.server.bootstrap service.server.status
 service.server.tls_transport service.server.uvicorn_server
 service.server.asgi_protocol
 service.server.asgi_cycle service.server.connection_limits service.server.acceptor
@@ -57,14 +57,35 @@ service.oip.types service.oip.validate
 service.oip.errors
 service.v1
 service.asgi.body
+service.sessions.build
 service.sessions.handler
+service.sessions.step_many
+service.sessions.operations.attach service.sessions.operations.create
+service.sessions.operations.truncate service.sessions.operations.places
+service.sessions.operations.reorder service.sessions.operations.fork
+service.sessions.operations.change service.sessions.operations.tokens
+service.sessions.operations.structural service.sessions.operations.token_plan
+service.sessions.operations
+service.sessions.call
+service.sessions.runner
 service.inference.handler
 service.worker.__main__
 service.worker.answering service.worker.queue
 service.worker.process
 service.worker.frames service.worker.interrupter
+service.sessions.configuration service.sessions.session_params
+service.sessions.jobs
 service.inference
-service.asgi.middleware
+service.sessions.translate service.sessions.find_source service.sessions.layout
+service.sessions.registry
+service.sessions.pressure service.sessions.table service.sessions.changes service.sessions.documents
+service.sessions.expiry service.sessions.quotas service.sessions.idempotency
+service.sessions.names
+service.sessions.session
+service.sessions.repeats service.sessions.turns service.sessions.lease service.sessions.ids
+service.sessions.guard service.sessions.tombstones
+service.sessions.answer service.sessions.parameters service.sessions.tensors
+service.asgi.middleware service.asgi.routing_errors
 service.asgi.problems service.asgi.request_header service.asgi.request_body
 service.asgi.io
 service.endpoints
@@ -81,7 +102,7 @@ service.access.certificates service.access.tenant
 service.access.watched_file
 service.listening
 service.observability.request_log
-service.sessions.errors
+service.sessions.errors service.sessions.paths
 service.errors service.lifecycle service.observability service.settings service.installation
 service.exit_codes
 rope_core.plots
@@ -123,7 +144,7 @@ rope_core.miscount
 
 # The modules of rope_core.hf, in the same order.
 HF = """
-resolve
+resolve heads
 position_keys rope_config other_files lengths
 position_key_values
 position_key_names find_family
@@ -147,6 +168,7 @@ KEPT_IN = {
     "httptools": {"service.asgi.request_header"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.read_settings", "service.settings", "service.endpoints"}
+    | {"service.sessions.session_params"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
     | {"service.oip.infer", "service.access.keys"},
     "pydantic_settings": {"service.read_settings", "service.settings"},
@@ -163,7 +185,8 @@ KEPT_IN = {
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.worker.queue"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
-    | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"},
+    | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"}
+    | {"service.sessions.turns", "service.sessions.expiry", "service.sessions.idempotency"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},
@@ -187,7 +210,8 @@ KEPT_IN = {
         "service.inference",
     }
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
-    | {"service.asgi.problems", "service.cli", "service.worker"},
+    | {"service.asgi.problems", "service.cli", "service.worker", "service.sessions"},
+    "xxhash": {"service.sessions.repeats"},
     "service": {"service"},
     "rope_client": set(),
     "triton": {"rope_core.kernels", "service.kernel_builds"},

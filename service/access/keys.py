@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    NonNegativeInt,
     PositiveInt,
     StringConstraints,
     TypeAdapter,
@@ -44,6 +45,9 @@ class _Table(BaseModel):
     bytes_per_s: _Rate | None = None
     compute_s_per_s: _Rate | None = None
     max_concurrent: PositiveInt | None = None
+    max_sessions: NonNegativeInt | None = None
+    max_kv_bytes: NonNegativeInt | None = None
+    max_pinned: NonNegativeInt | None = None
 
 
 _TABLES = TypeAdapter(dict[_Name, _Table])

@@ -10,7 +10,7 @@ PUBLIC_PATHS = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/
 _HTTP: tuple[tuple[re.Pattern[str], Scope], ...] = tuple(
     (re.compile(pattern), scope)
     for pattern, scope in (
-        (r"/v1/sessions(/.*)?", Scope.SESSIONS),
+        (r"/v1/(sessions(/.*)?|stream|step)", Scope.SESSIONS),
         (r"/|/v1/.*|/version|/openapi\.json|/docs(/.*)?|/static-offline-docs/.*", Scope.INFER),
         (r"/metrics|/v2/models/stats|/v2/models/[^/]+(/versions/[^/]+)?/stats", Scope.METRICS),
         (r"/v2/models/[^/]+(/versions/[^/]+)?(/infer|/ready|/config)?", Scope.INFER),

@@ -10,7 +10,7 @@ class Scope(StrEnum):
     INFER = "infer"
     """Routes that compute, and the descriptions of models, presets and variants."""
     SESSIONS = "sessions"
-    """Routes of KV sessions. No route has this scope yet."""
+    """Routes of KV sessions."""
     ADMIN = "admin"
     """Routes that change the service, such as the registration of shared memory."""
     METRICS = "metrics"
@@ -33,10 +33,16 @@ class Tenant:
     """Most seconds of device time per second; None: no limit."""
     max_concurrent: int | None = None
     """Most requests in progress at a time; None: no limit."""
+    max_sessions: int | None = None
+    """Most KV sessions; None: the limit of the settings."""
+    max_kv_bytes: int | None = None
+    """Most bytes that KV sessions reserve; None: no limit."""
+    max_pinned: int | None = None
+    """Most KV sessions that are pinned; None: no limit."""
 
     @property
     def has_limits(self) -> bool:
-        """Whether the keys file sets a limit for the tenant."""
+        """Whether the keys file limits the requests of the tenant."""
         limits = self.requests_per_s, self.bytes_per_s, self.compute_s_per_s, self.max_concurrent
         return any(limit is not None for limit in limits)
 

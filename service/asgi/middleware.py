@@ -13,6 +13,7 @@ from service.errors import ClientLeft
 from service.lifecycle import Lifecycle
 from service.observability import ids
 from service.observability.request_log import RequestLog
+from service.sessions import paths
 
 CLIENT_LEFT = 499
 """Logged status of a request whose client left before the answer (nginx's number)."""
@@ -34,6 +35,8 @@ class RequestMiddleware:
     """FastAPI: answers all requests that no hot route answers."""
     hot: Mapping[str, App]
     """Applications by path, for POST; they are called without FastAPI's router."""
+    sessions: App
+    """Answers all requests below /v1/sessions."""
     paths: frozenset[str]
     """Names that metrics may show as a route; all others are "other"."""
     request_log: RequestLog
@@ -67,7 +70,10 @@ class RequestMiddleware:
                     event["headers"].append((b"connection", b"close"))
             await send(event)
 
-        app = (self.hot.get(path) if scope["method"] == "POST" else None) or self.app
+        app = self.hot.get(path) if scope["method"] == "POST" else None
+        if app is None:
+            is_of_sessions = path.startswith(paths.PREFIX) or path == paths.SESSIONS
+            app = self.sessions if is_of_sessions else self.app
         if io.REFUSAL in scope:
             app = _refuse
         try:
@@ -83,11 +89,16 @@ class RequestMiddleware:
             answer = self.describe(path, failure)
             log_fields |= answer.log_fields
             await io.send(send_with_id, answer.status, answer.headers, [answer.body])
+        route = path
+        if path not in self.paths:
+            route = "other"
+            if path.startswith(paths.PREFIX):
+                route, path = paths.route_of(path), paths.hide_id(path)
         self.request_log.record(
             request_id=request_id,
             method=scope["method"],
             path=path,
-            route=path if path in self.paths else "other",
+            route=route,
             status=status,
             started=started,
             headers=headers,

@@ -99,7 +99,7 @@ class Problem:
     def as_dict(self) -> dict[str, Any]:
         """Return the document as a JSON object."""
         document = {each.name: getattr(self, each.name) for each in fields(self)}
-        return document | document.pop("members")
+        return {**document, **document.pop("members")}
 
 
 class ErrorAnswer(NamedTuple):

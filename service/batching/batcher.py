@@ -150,10 +150,12 @@ class Batcher(Generic[C, R]):
 
     def withdraw(self, entry: Entry[C, R], reason: Exception) -> None:
         """Fail a call with `reason`, and remove it from the queue if it waits there."""
-        entry.resolve(reason)
-        if entry in self._queue:  # else the call is in a run, or has its result
+        if entry in self._queue:
             self._queue.remove(entry)
             self.load.remove(entry.call)
+            entry.resolve(reason)
+        else:  # the call is in a run, or has its result
+            entry.abandon(reason)
 
     def expire(self, entry: Entry[C, R]) -> None:
         """Fail a call that has waited too long; a call in a run goes on."""
@@ -166,10 +168,13 @@ class Batcher(Generic[C, R]):
         If the batcher is closed twice, `enqueue` raises the first reason.
         """
         self._close_reason = self._close_reason or reason
-        for entry in (*self._queue, *chain.from_iterable(self._running)):
-            entry.resolve(reason())
+        waiting = [*self._queue]
         self._queue.clear()
         self.load.clear()
+        for entry in waiting:
+            entry.resolve(reason())
+        for entry in chain.from_iterable(self._running):
+            entry.abandon(reason())
 
     def restart_watchdog(self) -> None:
         """Restart the device's time limit: it has a new run, or has shown progress.

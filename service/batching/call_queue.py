@@ -58,6 +58,13 @@ class Entry(ABC, Generic[C, R]):
     def resolve(self, outcome: Completed[R] | Exception) -> None:
         """Set the result or the exception of the call. The first outcome counts. Raises nothing."""
 
+    def abandon(self, reason: Exception) -> None:
+        """Fail a call that is in a run: nobody waits for it any more. `resolve` follows at its end.
+
+        Does nothing if the call has its outcome. Raises nothing.
+        """
+        self.resolve(reason)
+
     def on_wait(self) -> None:
         """Called at most once: when the call starts to wait for a busy device."""
 
@@ -67,7 +74,7 @@ class FutureEntry(Entry[C, R]):
     """A call whose outcome is the result or the exception of a future."""
 
     future: asyncio.Future[Completed[R]]
-    start_watching: Callable[["FutureEntry[C, R]"], None]
+    start_watching: Callable[["FutureEntry[C, R]"], None] | None = None
     """Called at most once: when the call starts to wait for a busy device."""
 
     def resolve(self, outcome: Completed[R] | Exception) -> None:
@@ -83,7 +90,8 @@ class FutureEntry(Entry[C, R]):
 
     def on_wait(self) -> None:
         """Start to watch the client."""
-        self.start_watching(self)
+        if self.start_watching is not None:
+            self.start_watching(self)
 
 
 def next_batch(

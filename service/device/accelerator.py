@@ -4,6 +4,7 @@ import logging
 import traceback
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ PCI Express with 16 lanes carries 3.2e10 bytes a second each way in version 4 an
 5; copies from pinned memory reach about 2.5e10 and 5e10. A result is about as large as its inputs
 and is copied after them, so this is half of the slower figure.
 """
+
+T = TypeVar("T")
 
 CAPABILITIES = DeviceCapabilities(
     max_inflight=2,
@@ -71,11 +74,15 @@ class Accelerator:
         self, batches: Sequence[DeviceBatch], compute: Callable[[Call], Result]
     ) -> Run[Result | KernelNotBuilt]:
         """Return the results of all calls; if memory runs out, run again without other runs."""
+        return self.guard(partial(self._pipeline.run, batches, compute))
+
+    def guard(self, work: Callable[[], T]) -> T:
+        """Return the result of work; if memory runs out, do it again without other runs."""
         with self._memory_lock.shared():
-            outcome = self._try_run(batches, compute)
+            outcome = self._try(work)
         if isinstance(outcome, DeviceFull):
             with self._memory_lock.exclusive():
-                outcome = self._try_run(batches, compute)
+                outcome = self._try(work)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -88,15 +95,13 @@ class Accelerator:
         """Return the bytes of all tensors on the device."""
         return self._driver.memory_bytes()
 
-    def _try_run(
-        self, batches: Sequence[DeviceBatch], compute: Callable[[Call], Result]
-    ) -> Run[Result | KernelNotBuilt] | Exception:
-        """Run once. Returns failures, as the frames of a raised exception keep tensors alive."""
+    def _try(self, work: Callable[[], T]) -> T | Exception:
+        """Do work once. Returns failures, as frames of a raised exception keep tensors alive."""
         if self._is_lost:
             return DeviceLost()
         try:
             with deferred_builds(self._start_build):
-                return self._pipeline.run(batches, compute)
+                return work()
         except Exception as caught:
             failure = caught
         try:

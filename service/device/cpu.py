@@ -4,6 +4,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from service.batching.run import Run
 from service.buffer_pool import BufferPool
 from service.device import cgroup
 from service.device.interface import DeviceCapabilities
+
+T = TypeVar("T")
 
 SCRATCH_BYTES = 2**20
 """Half of the cache of a core, or less."""
@@ -60,6 +63,10 @@ class Cpu:
             copy_s += packed - started + time.perf_counter() - computed
             compute_s += computed - packed
         return Run(results, copy_s, compute_s)
+
+    def guard(self, work: Callable[[], T]) -> T:
+        """Return the result of other work."""
+        return work()
 
     def memory_bytes(self) -> int:
         """Return the resident memory of the process."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from rope_core.errors import KernelNotBuilt
 from service.batching.packing import DeviceBatch
 from service.batching.run import Run
 from service.pinned_memory import MemoryPinner
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,13 @@ class Device(Protocol):
         Raises:
             DeviceFull: the memory does not suffice, although no other run used it.
             DeviceLost: the device has failed for good.
+        """
+
+    def guard(self, work: Callable[[], T]) -> T:
+        """Return the result of other work on the device, which may be run twice.
+
+        Raises:
+            DeviceFull, DeviceLost: as `run`.
         """
 
     def empty(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:

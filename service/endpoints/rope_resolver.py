@@ -111,6 +111,10 @@ class RopeResolver:
             cache[key] = resolved
         return resolved
 
+    def config_of(self, preset: str) -> Mapping[str, Any]:
+        """Return the contents of a preset's config.json. Raises ConfigError if there is none."""
+        return self._preset(preset).config
+
     def _rope_by_id(self, name: str) -> PresetModel:
         """Return the rope of a preset that is named by its id on Hugging Face, or in other case."""
         preset = lookup.find(name, self.presets)

@@ -23,11 +23,15 @@ class BackendPolicy:
             ConfigError: the request names a backend and may not.
         """
         if requested is not None:
-            if not self.allow_requests:
-                expected = "absent: the operator of this service does not let requests choose it"
-                raise ConfigError("backend", expected, requested)
+            self.check_allowed(requested)
             return requested
         if isinstance(call, Attend):
             return self.forced
         # no backend computes cosines, and some only attend
         return None if isinstance(call, CosSin) or self.forced in ATTEND_ONLY else self.forced
+
+    def check_allowed(self, requested: str) -> None:
+        """Raise ConfigError if a request names a backend and may not."""
+        if not self.allow_requests:
+            expected = "absent: the operator of this service does not let requests choose it"
+            raise ConfigError("backend", expected, requested)

@@ -144,14 +144,18 @@ class InferenceHandler:
                 if prepared.is_bhsd:  # copies of the heads and of the answer
                     scratch_bytes += job.num_bytes + num_bytes
             if num_bytes > self.max_bytes(memory_factor):
-                raise self._answer_too_large(num_bytes, memory_factor)  # noqa: TRY301
+                raise self.answer_too_large(num_bytes, memory_factor)  # noqa: TRY301
             context.charge.add(num_bytes * memory_factor * context.answer_copies + scratch_bytes)
             if isinstance(prepared, Message):
                 return Served(prepared, num_bytes)
             if prepared.is_bhsd:
                 call = await self._copy(job.num_bytes, with_contiguous_heads, job.call)
                 job = replace(job, call=call)
-            completed = await self._run(self.batcher, job, context, queue_s)
+            future = asyncio.get_running_loop().create_future()
+            entry: FutureEntry[Job, Result] = FutureEntry(
+                job, time.monotonic(), context.deadline, future, tenant=context.tenant
+            )
+            completed = await run_entry(self.batcher, entry, context, queue_s)
             result = completed.result
             backend = "" if isinstance(result, Table) else result.backend
             if backend:
@@ -218,48 +222,61 @@ class InferenceHandler:
         context.charge.add(copies * num_bytes)
         job = WorkerJob(endpoint.path, message, num_bytes)
         try:
-            completed = await self._run(self.worker_queue.batcher, job, context, None)
+            future = asyncio.get_running_loop().create_future()
+            entry: FutureEntry[WorkerJob, Message] = FutureEntry(
+                job, time.monotonic(), context.deadline, future, tenant=context.tenant
+            )
+            completed = await run_entry(self.worker_queue.batcher, entry, context)
         finally:
             self.worker_queue.release(job)
         answer = completed.result
         num_bytes = sum(tensor.nbytes for tensor in answer.tensors.values())
         if num_bytes > self.max_bytes(memory_factor):
-            raise self._answer_too_large(num_bytes, memory_factor)
+            raise self.answer_too_large(num_bytes, memory_factor)
         return Served(answer, num_bytes, completed)
 
-    def _answer_too_large(self, num_bytes: int, memory_factor: int) -> TooLarge:
+    def answer_too_large(self, num_bytes: int, memory_factor: int) -> TooLarge:
+        """Return the error of an answer whose tensors are over the limit."""
         what = f"an answer{' in JSON' if memory_factor > 1 else ''}, in bytes,"
         return self.too_large(what, memory_factor, f"{num_bytes:,}")
 
-    async def _run(
-        self, batcher: Batcher[J, R], job: J, context: RequestContext, queue_s: float | None
-    ) -> Completed[R]:
-        """Return the answer to a job, and withdraw the job when this coroutine is cancelled."""
-        watchers: list[asyncio.Task[None]] = []
 
-        def watch(entry: FutureEntry[J, R]) -> None:
-            if context.disconnected is not None:
-                watchers.append(asyncio.create_task(_withdraw_after(batcher, context, entry)))
+async def run_entry(
+    batcher: Batcher[J, R],
+    entry: FutureEntry[J, R],
+    context: RequestContext,
+    queue_s: float | None = None,
+) -> Completed[R]:
+    """Return the answer to a call, and withdraw the call when this coroutine is cancelled.
 
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Completed[R]] = loop.create_future()
-        arrived, tenant = time.monotonic(), context.tenant
-        entry = FutureEntry(job, arrived, context.deadline, future, watch, tenant=tenant)
-        batcher.enqueue(entry)
-        expiry = None
-        if queue_s is not None:
-            expiry = loop.call_later(queue_s, batcher.expire, entry)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            batcher.withdraw(entry, ClientLeft())
-            raise
-        finally:
-            if expiry is not None:
-                expiry.cancel()
-            for watcher in watchers:
-                watcher.cancel()
-            watchers.clear()  # breaks the cycle with the entry: its tensors are freed at once
+    Args:
+        batcher: runs the call.
+        entry: the call, not in the queue yet.
+        context: of the request.
+        queue_s: longest wait for the device; None: until the deadline.
+    """
+    watchers: list[asyncio.Task[None]] = []
+
+    def watch(entry: FutureEntry[J, R]) -> None:
+        watchers.append(asyncio.create_task(_withdraw_after(batcher, context, entry)))
+
+    if context.disconnected is not None:
+        entry.start_watching = watch
+    batcher.enqueue(entry)
+    expiry = None
+    if queue_s is not None:
+        expiry = asyncio.get_running_loop().call_later(queue_s, batcher.expire, entry)
+    try:
+        return await entry.future
+    except asyncio.CancelledError:
+        batcher.withdraw(entry, ClientLeft())
+        raise
+    finally:
+        if expiry is not None:
+            expiry.cancel()
+        for watcher in watchers:
+            watcher.cancel()
+        watchers.clear()  # breaks the cycle with the entry: its tensors are freed at once
 
 
 async def _withdraw_after(

@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from service.errors import ServiceError, TooLarge
+from service.errors import ServiceError, TimedOut, TooLarge
 
 GoneReason = Literal["expired", "evicted", "deleted", "device_lost", "restarted", "owner_lost"]
 
@@ -92,6 +92,14 @@ class KVMemoryFull(SessionError):
     def __init__(self, wanted_bytes: int, free_bytes: int) -> None:
         text = f"the session needs {wanted_bytes:,} more bytes, and {free_bytes:,} are free"
         super().__init__(text, {"wanted_bytes": wanted_bytes, "free_bytes": free_bytes})
+
+
+class OperationTimedOut(SessionError, TimedOut):
+    """The deadline passed before the answer."""
+
+    def __init__(self, committed: bool | Literal["unknown"]) -> None:
+        text = "the deadline passed before the answer"
+        SessionError.__init__(self, text, {"committed": committed})
 
 
 class SessionsOff(SessionError):

@@ -1,52 +1,278 @@
-"""The path of every session operation, whatever its protocol: message, plan, run, commit, answer."""
+"""The path of every session operation, whatever its protocol: message, plan, run, answer."""
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+from rope_core import ConfigError
+from rope_core.kvcache.errors import KVCacheError
+from service.access.tenant import Tenant
 from service.inference.handler import RequestContext
+from service.lifecycle import Lifecycle
+from service.sessions import step_many
+from service.sessions.answer import SessionAnswer, message_of
+from service.sessions.call import SessionCall, SessionServices
+from service.sessions.documents import document, list_document
+from service.sessions.errors import OperationTimedOut, SessionsOff
+from service.sessions.find_source import find_source
+from service.sessions.idempotency import IdempotencyKeys, Recorded
+from service.sessions.operations import attach, create, fork, structural, tokens
+from service.sessions.operations.change import run_change, run_delete
+from service.sessions.operations.places import EVICT, SHIFT
+from service.sessions.operations.reorder import REORDER
+from service.sessions.operations.token_request import APPEND, ATTEND, STEP
+from service.sessions.operations.truncate import TRUNCATE
 from service.sessions.session import Session
+from service.sessions.translate import translate
 from service.wire import Message
 
+__all__ = ["SessionAnswer", "SessionHandler"]
 
-class SessionAnswer(NamedTuple):
-    """The answer to an operation, before an adapter writes it."""
+Operation = Callable[[SessionCall], Awaitable[SessionAnswer]]
 
-    message: Message
-    status: int = 200
-    headers: Mapping[str, str] = {}
-    """`X-Session-Expires-In`, `Location`, `Server-Timing`."""
-    num_bytes: int = 0
-    is_document: bool = False
-    """Whether the answer is JSON whatever the request accepts."""
+_TOKENS = {"step": STEP, "append": APPEND, "attend": ATTEND}
+
+OPERATIONS: dict[str, Operation] = {
+    **{name: partial(tokens.run, kind=kind) for name, kind in _TOKENS.items()},
+    **{
+        each.name: partial(structural.run, operation=each)
+        for each in (TRUNCATE, EVICT, SHIFT, REORDER)
+    },
+    "attach": attach.run,
+    "delete": run_delete,
+    "change": run_change,
+}
+"""Operations by name; `change` is PATCH."""
+
+
+class CreateOptions(NamedTuple):
+    """How a repeat of a request that creates sessions is recognised."""
+
+    key: str | None = None
+    """Value of the header `Idempotency-Key`; None: a repeat creates other sessions."""
+    digest: bytes = b""
+    """Of the path and the body."""
 
 
 class SessionHandler:
-    """Answers session operations for HTTP, WebSocket and the Open Inference Protocol."""
+    """Answers session operations for HTTP, WebSocket and the Open Inference Protocol.
 
-    async def create(
-        self, message: Message, context: RequestContext, options: Mapping[str, Any]
-    ) -> SessionAnswer:
-        """Create, import or fork. `options`: of the query and the header (`Idempotency-Key`)."""
-        raise NotImplementedError
+    Args:
+        services: what operations use.
+        lifecycle: once the service is ending, there are no new sessions.
+        is_on: whether clients may have sessions.
+    """
+
+    def __init__(self, services: SessionServices, lifecycle: Lifecycle, *, is_on: bool) -> None:
+        self.services = services
+        self._lifecycle = lifecycle
+        self.is_on = is_on
+        self._keys = IdempotencyKeys(services.registry.clock)
+
+    def check_on(self) -> None:
+        """Raise SessionsOff if clients may have no sessions."""
+        if not self.is_on:
+            raise SessionsOff
+
+    def find(self, session_id: str, tenant: Tenant) -> Session:
+        """Return a live session, without renewing its lease.
+
+        Raises:
+            NoSession, SessionGone, WrongOwner: as `SessionRegistry.find`.
+            SessionsOff: clients may have no sessions.
+        """
+        self.check_on()
+        return self.services.registry.find(session_id, tenant, renew=False)
 
     async def call(
-        self, session_id: str, operation: str, message: Message, context: RequestContext
+        self,
+        session_id: str,
+        operation: str,
+        message: Message,
+        context: RequestContext,
+        memory_factor: int = 1,
     ) -> SessionAnswer:
-        """Run an operation of a session: step, append, attend, truncate, select_tail, evict, shift,
-        rebase, reorder, attach, fork.
+        """Run an operation of a session, one of OPERATIONS, `fork` or `inspect`.
 
         The caller drops its own reference to `message`. One call of a session runs at a time, in
         the order of the calls of this method.
 
+        Args:
+            session_id: as the client has it.
+            operation: its name.
+            message: its tensors and parameters.
+            context: of the request; the memory of the answer is added to its charge.
+            memory_factor: bytes of memory for each byte of the answer, when it is encoded.
+
         Raises:
             SessionError, ServiceError, RopeError: the session is unchanged.
         """
-        raise NotImplementedError
+        if not self.is_on:
+            raise SessionsOff
+        if operation == "inspect":
+            return self.inspect(session_id, context.tenant)
+        session = self.services.registry.find(session_id, context.tenant)
+        call = SessionCall(self.services, session, message, context, memory_factor)
+        del message
+        try:
+            if operation == "fork":
+                return (await fork.run(call))[0]
+            return await OPERATIONS[operation](call)
+        except KVCacheError as error:
+            raise translate(error, session, creates=operation == "fork") from None
 
-    async def step_many(self, message: Message, context: RequestContext) -> SessionAnswer:
-        """Step tokens of many sessions: `POST /v1/step`."""
-        raise NotImplementedError
+    async def create(
+        self, message: Message, context: RequestContext, options: CreateOptions
+    ) -> SessionAnswer:
+        """Create a session, or fork one.
+
+        Args:
+            message: the configuration, or `fork` with the id or name of a session.
+            context: of the request.
+            options: how a repeat is recognised.
+
+        Raises:
+            SessionError, ServiceError, RopeError: there is no new session.
+        """
+        self.check_on()
+        if "fork" in message.params.values:
+            call = self._fork_of(message, context)
+            return _with_id(await self._once_forked(call, options))
+        create_now = partial(self._create, message, context)
+
+        def again(sessions: Sequence[Session]) -> SessionAnswer:
+            return create.answer_of(self.services, sessions[0])
+
+        return await self._once(create_now, again, context, options)
+
+    async def fork(
+        self,
+        session_id: str,
+        message: Message,
+        context: RequestContext,
+        options: CreateOptions,
+    ) -> SessionAnswer:
+        """Fork a session; arguments and errors as `create`."""
+        self.check_on()
+        session = self.services.registry.find(session_id, context.tenant)
+        call = SessionCall(self.services, session, message, context, 1)
+        return await self._once_forked(call, options)
+
+    def inspect(self, session_id: str, tenant: Tenant) -> SessionAnswer:
+        """Return the document of a session, without waiting for its turn."""
+        session = self.find(session_id, tenant)
+        now = self.services.registry.clock()
+        headers = {"X-Session-Expires-In": str(int(session.expires_in_s(now)))}
+        return SessionAnswer(message_of(document(session, now)), headers=headers, is_document=True)
+
+    def list(
+        self,
+        tenant: Tenant,
+        *,
+        labels: Sequence[str],
+        name: str | None,
+        cursor: str | None,
+        limit: str | None,
+    ) -> SessionAnswer:
+        """Return the documents of the tenant's sessions; arguments as `SessionRegistry.page`."""
+        self.check_on()
+        registry = self.services.registry
+        sessions, next_cursor = registry.page(
+            tenant, labels=labels, name=name, cursor=cursor, limit=limit
+        )
+        now = registry.clock()
+        documents = [list_document(session, now) for session in sessions]
+        values = {"sessions": documents, "next_cursor": next_cursor}
+        return SessionAnswer(message_of(values), is_document=True)
+
+    def close(self) -> None:
+        """Give the memory of all sessions back: the service has ended."""
+        self.services.registry.close()
 
     def document(self, session: Session) -> dict[str, Any]:
         """Return the document of a session."""
-        raise NotImplementedError
+        return document(session, self.services.registry.clock())
+
+    async def step_many(
+        self, message: Message, context: RequestContext, memory_factor: int = 1
+    ) -> SessionAnswer:
+        """Step tokens of many sessions: `POST /v1/step`; arguments as `call`."""
+        self.check_on()
+        return await step_many.run(self.services, message, context, memory_factor)
+
+    async def _once_forked(self, call: SessionCall, options: CreateOptions) -> SessionAnswer:
+        def again(forks: Sequence[Session]) -> SessionAnswer:
+            return fork.answer_of(self.services, forks)
+
+        return await self._once(partial(self._fork, call), again, call.context, options)
+
+    async def _create(
+        self, message: Message, context: RequestContext
+    ) -> tuple[SessionAnswer, Sequence[Session]]:
+        try:
+            answer, session = await create.run(self.services, message, context)
+        except KVCacheError as error:
+            raise translate(error, None, creates=True) from None
+        return answer, [session]
+
+    async def _fork(self, call: SessionCall) -> tuple[SessionAnswer, Sequence[Session]]:
+        try:
+            return await fork.run(call)
+        except KVCacheError as error:
+            raise translate(error, call.session, creates=True) from None
+
+    def _fork_of(self, message: Message, context: RequestContext) -> SessionCall:
+        """Return the call of a create that forks a session."""
+        values = dict(message.params.values)
+        source = values.pop("fork")
+        if not isinstance(source, str):
+            raise ConfigError("fork", "the id or the name of a session", type(source).__name__)
+        session = find_source(self.services.registry, source, context.tenant)
+        of_fork = message_of(values, message.tensors)
+        return SessionCall(self.services, session, of_fork, context, 1)
+
+    async def _once(
+        self,
+        create_now: Callable[[], Awaitable[tuple[SessionAnswer, Sequence[Session]]]],
+        answer_again: Callable[[Sequence[Session]], SessionAnswer],
+        context: RequestContext,
+        options: CreateOptions,
+    ) -> SessionAnswer:
+        """Create sessions, or answer a request that has created them before."""
+        self.services.registry.is_draining = self._lifecycle.ending
+        if options.key is None:
+            return (await create_now())[0]
+        claim = self._keys.claim(context.tenant, options.key, options.digest)
+        try:
+            async with asyncio.timeout(context.deadline - time.monotonic()), claim:
+                claim.keep()
+        except TimeoutError:
+            raise OperationTimedOut(committed=False) from None
+        try:
+            if claim.recorded is not None:
+                return self._recorded(claim.recorded, answer_again, context.tenant)
+            answer, sessions = await create_now()
+            claim.record(answer.status, tuple(sessions))
+            return answer
+        finally:
+            claim.end()
+
+    def _recorded(
+        self,
+        recorded: Recorded,
+        answer_again: Callable[[Sequence[Session]], SessionAnswer],
+        tenant: Tenant,
+    ) -> SessionAnswer:
+        """Return today's answer to a request that has created sessions before."""
+        live = [session for session in recorded.sessions if session.ended is None]
+        for session in live or recorded.sessions[:1]:
+            self.services.registry.use(session, tenant)
+        return answer_again(live)._replace(status=recorded.status)
+
+
+def _with_id(answer: SessionAnswer) -> SessionAnswer:
+    """Return the answer of a fork with the id of the first besides."""
+    values = answer.message.params.values
+    return answer._replace(message=message_of({"id": values["ids"][0], **values}))

@@ -1,79 +1,233 @@
-"""All sessions of this process: found by id or name, counted by tenant, ended by lease."""
+"""Sessions of this process: created, forked, changed and grown within limits."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from rope_core.kvcache.arena import Arena
-from rope_core.kvcache.config import KVConfig
+from rope_core import ConfigError
+from rope_core.kvcache.cache import KVCache
+from rope_core.kvcache.errors import ArenaFull
 from service.access.tenant import Tenant
+from service.errors import ShuttingDown
+from service.sessions.changes import apply_changes
+from service.sessions.documents import configuration_digest
+from service.sessions.errors import KVMemoryFull, NoKVMemory, SessionQuota
+from service.sessions.expiry import CallLater, call_later
 from service.sessions.ids import SessionIds
-from service.sessions.session import Session
+from service.sessions.lease import LeaseLimits
+from service.sessions.pressure import eviction_order, with_room
+from service.sessions.quotas import TenantQuota, check_forks
+from service.sessions.repeats import Repeats
+from service.sessions.session import Session, SessionOptions, check_labels, check_name
+from service.sessions.table import SessionTable
+from service.sessions.turns import Turns
+
+T = TypeVar("T")
 
 
-class SessionRegistry:
-    """For the event loop's thread. It has one timer, at the next expiry.
+class SessionRegistry(SessionTable):
+    """For the event loop's thread.
 
     Args:
-        arena: memory of the caches.
         ids: makes and checks ids.
-        max_ttl_s, default_ttl_s, max_age_s, max_sessions: limits of the settings.
+        limits: of leases.
+        max_sessions: most sessions of a tenant whose limits do not say so.
         clock: monotonic seconds.
+        call_later: sets a timer.
     """
 
     def __init__(
         self,
-        arena: Arena,
         ids: SessionIds,
+        limits: LeaseLimits,
         *,
-        default_ttl_s: float,
-        max_ttl_s: float,
-        max_age_s: float,
-        max_sessions: int,
-        clock: Callable[[], float],
+        max_sessions: int = 1024,
+        clock: Callable[[], float] = time.monotonic,
+        call_later: CallLater = call_later,
     ) -> None:
-        raise NotImplementedError
-
-    def find(self, session_id: str, tenant: Tenant, *, renew: bool = True) -> Session:
-        """Return a live session; renew its lease.
-
-        Raises:
-            NoSession, SessionGone, WrongOwner: as `SessionIds.parse`, or it has ended.
-        """
-        raise NotImplementedError
-
-    def find_by_name(self, name: str, tenant: Tenant) -> Session:
-        """Return the session that has a name."""
-        raise NotImplementedError
+        super().__init__(ids, clock=clock, call_later=call_later)
+        self.is_draining = False
+        """Whether new sessions are refused."""
+        self._limits = limits
+        self._max_sessions = max_sessions
 
     def create(
         self,
         tenant: Tenant,
-        config: KVConfig,
+        make_cache: Callable[[], KVCache],
         configuration: Mapping[str, Any],
-        *,
-        batch: int,
-        max_tokens: int | None,
-        ttl_s: float | None,
-        max_age_s: float | None,
-        is_evictable: bool,
-        name: str | None,
-        labels: Sequence[str],
+        options: SessionOptions,
     ) -> Session:
         """Return a new session.
 
+        Args:
+            tenant: who asks for the session.
+            make_cache: returns its cache; called again if memory had to be freed.
+            configuration: as documents show it.
+            options: what the client asks for.
+
         Raises:
-            NameTaken, SessionQuota, SessionTooLong, NoKVMemory, ConfigError: nothing was created.
+            ConfigError, NameTaken, SessionQuota, NoKVMemory, ShuttingDown: nothing was created;
+                also whatever `make_cache` raises, except ArenaFull.
         """
-        raise NotImplementedError
+        (session,) = self._create(tenant, 1, lambda: [make_cache()], configuration, options)
+        return session
 
-    def fork(self, source: Session, caches: Sequence[Any], **options: Any) -> list[Session]:
-        """Return a session for each forked cache."""
-        raise NotImplementedError
+    def fork(
+        self,
+        source: Session,
+        count: int,
+        make_caches: Callable[[], Sequence[KVCache]],
+        options: SessionOptions,
+    ) -> list[Session]:
+        """Return a new session for each of `count` forked caches; errors as `create`.
 
-    def end(self, session: Session, reason: str) -> None:
-        """End a session: give its memory back, and leave a tombstone."""
-        raise NotImplementedError
+        Args:
+            source: the caller holds its turn.
+            count: number of the forks; a name is for one alone.
+            make_caches: returns the caches; called again if memory had to be freed.
+            options: what the client asks for.
+        """
+        check_forks(count)
+        return self._create(source.tenant, count, make_caches, source.configuration, options)
 
-    def end_all(self, reason: str) -> None:
-        """End all sessions, for example because the device is lost."""
-        raise NotImplementedError
+    def update(self, session: Session, changes: Mapping[str, Any]) -> None:
+        """Change name, labels, ttl_s, pinned and frozen; see `apply_changes`."""
+        tenant = session.tenant
+        sessions = self._tenants[tenant.name]
+        apply_changes(
+            session,
+            changes,
+            sessions=sessions,
+            limits=self._limits,
+            quota=self._quota(tenant),
+        )
+        self._expiry.watch(session)
+
+    def grow(
+        self,
+        session: Session,
+        action: Callable[[], T],
+        undo: Callable[[T], None] | None = None,
+    ) -> T:
+        """Run an action that may take more memory for a session, such as a plan of an append.
+
+        If the memory is full, sessions that have expired end, and evictable ones unless the session
+        is evictable itself; then the action runs again.
+
+        Args:
+            session: the caller holds its turn.
+            action: changes nothing if it raises ArenaFull.
+            undo: gives the memory back if the tenant has more than its limit after the action;
+                None: the action is refused only if the tenant had more before it.
+
+        Raises:
+            KVMemoryFull, SessionQuota: the session is unchanged; also whatever `action` raises.
+        """
+        is_limited = session.tenant.max_kv_bytes is not None
+        before = session.cache.reserved_bytes if is_limited else 0
+        if is_limited and undo is None:
+            self._quota(session.tenant).check_bytes()
+        try:
+            result = action()
+        except ArenaFull:
+            result = self._grow_with_room(session, action)
+        if is_limited and undo is not None and session.cache.reserved_bytes > before:
+            try:
+                self._quota(session.tenant).check_bytes()
+            except SessionQuota:
+                undo(result)
+                raise
+        return result
+
+    def _grow_with_room(self, session: Session, action: Callable[[], T]) -> T:
+        self.end_expired()
+        try:
+            return with_room(
+                action,
+                check=self._quota(session.tenant).check_bytes,
+                candidates=lambda: (
+                    [] if session.is_evictable else self._may_be_evicted(session.tenant)
+                ),
+                evict=self._evict,
+            )
+        except ArenaFull as full:
+            raise KVMemoryFull(full.wanted_bytes, full.free_bytes) from None
+
+    def _create(
+        self,
+        tenant: Tenant,
+        count: int,
+        make_caches: Callable[[], Sequence[KVCache]],
+        configuration: Mapping[str, Any],
+        options: SessionOptions,
+    ) -> list[Session]:
+        if self.is_draining:
+            raise ShuttingDown
+        self.end_expired()
+        sessions = self._tenants[tenant.name]
+        labels = check_labels(options.labels)
+        self._limits.lease(options.ttl_s, options.max_age_s, 0.0)
+        if options.name is not None:
+            if count != 1:
+                raise ConfigError("name", "absent if count is not 1", "one name for several forks")
+            check_name(options.name)
+            sessions.check_free(options.name)
+        quota = self._quota(tenant)
+        quota.check_sessions(count)
+        try:
+            caches = with_room(
+                make_caches,
+                check=quota.check_bytes,
+                candidates=lambda: self._may_be_evicted(tenant),
+                evict=self._evict,
+            )
+        except ArenaFull as full:
+            raise NoKVMemory(full.wanted_bytes, full.free_bytes) from None
+        try:
+            quota.check_bytes(sum(cache.reserved_bytes for cache in caches))
+        except SessionQuota:
+            for cache in caches:
+                cache.close()
+            raise
+        digest = configuration_digest(configuration)
+        return [
+            self._add(tenant, cache, configuration, digest, options, labels) for cache in caches
+        ]
+
+    def _add(
+        self,
+        tenant: Tenant,
+        cache: KVCache,
+        configuration: Mapping[str, Any],
+        digest: str,
+        options: SessionOptions,
+        labels: tuple[str, ...],
+    ) -> Session:
+        sessions = self._tenants[tenant.name]
+        session = Session(
+            id=self.ids.new(tenant),
+            tenant=tenant,
+            cache=cache,
+            configuration=configuration,
+            configuration_digest=digest,
+            lease=self._limits.lease(options.ttl_s, options.max_age_s, self.clock()),
+            turns=Turns(),
+            repeats=Repeats(),
+            number=sessions.next_number(),
+            name=options.name,
+            labels=labels,
+            is_evictable=options.is_evictable,
+        )
+        self.add(session)
+        return session
+
+    def _evict(self, session: Session) -> None:
+        self.end(session, "evicted")
+
+    def _may_be_evicted(self, tenant: Tenant) -> list[Session]:
+        return eviction_order(self._evictable, tenant.name)
+
+    def _quota(self, tenant: Tenant) -> TenantQuota:
+        sessions = self._tenants[tenant.name]
+        return TenantQuota(tenant, self._max_sessions, sessions, self.clock())

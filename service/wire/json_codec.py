@@ -4,7 +4,9 @@ import base64
 import itertools
 import math
 import re
+from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -59,11 +61,15 @@ def long_text_bytes(body: Buffer) -> int:
     return len(body) if len(body) > inline_limit_bytes else 0
 
 
-def decode(body: Buffer, *, is_cut: bool = False) -> Decoded:
+def decode(
+    body: Buffer, *, tensor_names: Collection[str] | None = None, is_cut: bool = False
+) -> Decoded:
     """Read a body.
 
     Args:
         body: the text.
+        tensor_names: names of members that are tensors; every other member is a parameter, also a
+            list. None: lists, and objects with `data`, are tensors.
         is_cut: whether it is a text that `config_json` has cut: others are cut if need be.
 
     Raises:
@@ -72,21 +78,23 @@ def decode(body: Buffer, *, is_cut: bool = False) -> Decoded:
         orjson.JSONDecodeError: a cut text is not valid JSON.
     """
     try:
-        if decoded := typed_json.read(body, _decode_typed):
+        if decoded := typed_json.read(body, partial(_decode_typed, names=tensor_names)):
             return decoded
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         if is_cut:
             raise
-        return _decode_around_configs(body, error)
+        return _decode_around_configs(body, error, tensor_names)
     try:
-        return _parse(document)
+        return _parse(document, tensor_names)
     except BadTensor:
         _check_depth(document)
         raise
 
 
-def _decode_around_configs(body: Buffer, failure: orjson.JSONDecodeError) -> Decoded:
+def _decode_around_configs(
+    body: Buffer, failure: orjson.JSONDecodeError, names: Collection[str] | None
+) -> Decoded:
     """Read a body that orjson refuses, but which is valid around configs with NaN or Infinity."""
     try:
         cut = config_json.cut_configs(body)
@@ -94,7 +102,7 @@ def _decode_around_configs(body: Buffer, failure: orjson.JSONDecodeError) -> Dec
         raise BadMessage(f"the body is not valid JSON: {error}") from None
     if cut is not None:
         try:
-            message, as_base64 = decode(cut.text, is_cut=True)
+            message, as_base64 = decode(cut.text, tensor_names=names, is_cut=True)
         except orjson.JSONDecodeError as error:
             raise _not_json(cut.text, cut.locate(error)) from None
         except (BadMessage, BadTensor):
@@ -125,10 +133,12 @@ def _not_json(body: Buffer, error: orjson.JSONDecodeError) -> BadMessage:
     return BadMessage(f"the body is not valid JSON: {error}{body_hint(body, 'JSON') or hint}")
 
 
-def _decode_typed(document: Document) -> Decoded:
+def _decode_typed(document: Document, names: Collection[str] | None) -> Decoded:
     members = document.members(document.root)
     for name, value in members.items():
-        if isinstance(value, simdjson.Array):
+        if names is not None and name not in names:
+            members[name] = document.plain(value)
+        elif isinstance(value, simdjson.Array):
             members[name] = document.numbers(value)
         elif isinstance(value, simdjson.Object) and "data" in value and "encoding" not in value:
             members[name] = document.tensor(value)
@@ -137,17 +147,19 @@ def _decode_typed(document: Document) -> Decoded:
         else:
             members[name] = document.plain(value)
     document.check_lists()
-    return _parse(members)
+    return _parse(members, names)
 
 
-def _parse(members: object) -> Decoded:
+def _parse(members: object, names: Collection[str] | None) -> Decoded:
     if not isinstance(members, dict):
         raise BadTensor("the body", "a JSON object", type(members).__name__)
     tensors: dict[str, Tensor] = {}
     params: dict[str, object] = {}
     as_base64 = False
     for name, value in members.items():
-        if isinstance(value, list | Numbers) or (
+        if names is not None and name not in names:
+            params[name] = value
+        elif isinstance(value, list | Numbers) or (
             name in _SCALAR_NAMES and type(value) in (int, float)
         ):
             tensors[name] = _parse_nested(name, value)

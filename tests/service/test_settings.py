@@ -82,6 +82,11 @@ LINK = {"ROPE_PORT": "tcp://10.0.0.1:8000"}
         ({"ROPE_BACKEND": "math"}, (), "ROPE_BACKEND must be one of auto, eager, sdpa, fused, var"),
         ({"ROPE_ALLOW_BACKEND": "sdpa"}, (), "ROPE_ALLOW_BACKEND must be true or false, got 'sdpa"),
         ({}, ("--max-body-bytes", "0"), "--max-body-bytes must be a whole number above 0, got '0'"),
+        (
+            {"ROPE_SESSION_KEY": "too short"},
+            (),
+            "ROPE_SESSION_KEY must be text of at least 16 characters, got another text",
+        ),
         ({"ROPE_THREADS": "two"}, (), "ROPE_THREADS must be a whole number above 0, got 'two'"),
         ({"ROPE_ALLOWED_HOSTS": "a:1"}, (), "ROPE_ALLOWED_HOSTS must be names or addresses"),
         ({"ROPE_WARM_UP_SHAPES": "32x8"}, (), "ROPE_WARM_UP_SHAPES must be a list of heads x kv_h"),

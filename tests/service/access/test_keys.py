@@ -21,8 +21,9 @@ HASH = sha256(b"a").hexdigest()
 def test_a_table_defines_a_tenant():
     lines = ('scopes = ["infer", "metrics"]', "weight = 2", "requests_per_s = 10")
     lines += ("bytes_per_s = 1e6", "compute_s_per_s = 0.5", "max_concurrent = 4")
+    lines += ("max_sessions = 5", "max_kv_bytes = 6", "max_pinned = 0")
     keys = parse_keys(table("acme", ["old", "new"], *lines) + table("small", ["third"]))
-    acme = Tenant("acme", frozenset((Scope.INFER, Scope.METRICS)), 2.0, 10.0, 1e6, 0.5, 4)
+    acme = Tenant("acme", frozenset((Scope.INFER, Scope.METRICS)), 2.0, 10.0, 1e6, 0.5, 4, 5, 6, 0)
     assert keys.find(b"old") == keys.find(b"new") == acme
     assert keys.find(b"third") == Tenant("small")
     assert keys.find(b"ol") is keys.find(b"") is keys.find(b"old ") is None
@@ -44,6 +45,7 @@ def test_a_table_defines_a_tenant():
         (table("a", ["a"], "weight = 0"), "a.weight: Input should be greater than 0"),
         (table("a", ["a"], "weight = nan"), "a.weight: Input should be a finite number"),
         (table("a", ["a"], "max_concurrent = 0"), "a.max_concurrent: Input should be greater"),
+        (table("a", ["a"], "max_kv_bytes = -1"), "a.max_kv_bytes: Input should be greater"),
         (
             table("a", map(str, range(MAX_KEYS + 1))),
             f"the file may have at most {MAX_KEYS} keys, got {MAX_KEYS + 1}",

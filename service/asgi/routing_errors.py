@@ -33,6 +33,12 @@ def describe_unknown_path(path: str, routes: Iterable[str]) -> str:
     return f"{text}GET /docs lists all routes"
 
 
+def nearest(name: str, names: list[str]) -> str | None:
+    """Return the name that is most like `name`; None: no one is."""
+    near = difflib.get_close_matches(name[:MAX_COMPARED], names, 1, MIN_SIMILARITY)
+    return near[0] if near else None
+
+
 def describe_method(method: str, path: str, allowed: Iterable[str]) -> str:
     """Return the text of a 405.
 

@@ -1,0 +1,19 @@
+"""Find the session from which another gets tokens: by its id or its name."""
+
+from service.access.tenant import Tenant
+from service.sessions.registry import SessionRegistry
+from service.sessions.session import Session
+
+_ID = "r1."
+"""How ids begin; a name that begins so must be replaced by the id."""
+
+
+def find_source(registry: SessionRegistry, source: str, tenant: Tenant) -> Session:
+    """Return a live session of a tenant.
+
+    Raises:
+        NoSession, SessionGone, WrongOwner: as `SessionRegistry.find`.
+    """
+    if source.startswith(_ID):
+        return registry.find(source, tenant)
+    return registry.find_by_name(source, tenant)

@@ -1,0 +1,46 @@
+"""Attach: append tokens of another session by reference."""
+
+from rope_core import ConfigError
+from service.sessions.answer import SessionAnswer
+from service.sessions.call import SessionCall
+from service.sessions.find_source import find_source
+from service.sessions.operations.structural import COMMON, Guarded, apply_guarded
+from service.sessions.parameters import MAX_NUMBER, check_names, text, whole, whole_list
+from service.sessions.session import Session
+
+PARAMS = ("source", "start", "stop", "position", *COMMON)
+
+
+async def run(call: SessionCall) -> SessionAnswer:
+    """Attach tokens of a session that has the same groups and dtype.
+
+    Raises:
+        SessionError, ServiceError, RopeError: both sessions are unchanged.
+    """
+    call.check_not_frozen()
+    values = check_names(call.message, PARAMS)
+    guarded = Guarded.read("attach", values)
+    start, stop = whole(values, "start", 0), whole(values, "stop", None)
+    position = values.get("position")
+    if isinstance(position, list):
+        position = whole_list(values, "position", least=-MAX_NUMBER)
+    else:
+        position = whole(values, "position", None, least=-MAX_NUMBER)
+    source = find_source(call.services.registry, text(values, "source"), call.context.tenant)
+    if source.configuration_digest != call.session.configuration_digest:
+        expected = "a session with the same groups, dtype and kv_dtype"
+        raise ConfigError("source", expected, "one with others")
+
+    def apply(session: Session) -> None:
+        length = source.cache.length
+        last = min(length) if stop is None else stop
+        if not start <= last <= min(length):
+            got = f"{start} and {last}"
+            raise ConfigError("start", f"0 <= start <= stop <= {min(length)}", got)
+        session.cache.attach(source.cache, start, last, position=position)
+
+    turn = await call.take_turn(source)
+    try:
+        return apply_guarded(call, guarded, apply)
+    finally:
+        turn.release()

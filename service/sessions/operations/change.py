@@ -1,0 +1,44 @@
+"""Change what a session is called and how long it lives (PATCH), and delete it."""
+
+from service.sessions.answer import SessionAnswer, message_of
+from service.sessions.call import SessionCall
+from service.sessions.changes import MEMBERS
+from service.sessions.documents import document
+from service.sessions.parameters import check_names
+
+
+async def run_change(call: SessionCall) -> SessionAnswer:
+    """Change name, labels, ttl_s, pinned or frozen; all or none.
+
+    Only freezing waits for the turn of the session.
+
+    Raises:
+        SessionError, ServiceError, RopeError: the session is unchanged.
+    """
+    values = check_names(call.message, MEMBERS)
+    registry, session = call.services.registry, call.session
+    turn = await call.take_turn(changes=False) if "frozen" in values else None
+    try:
+        registry.update(session, values)
+    finally:
+        if turn is not None:
+            turn.release()
+    now = registry.clock()
+    headers = {"X-Session-Expires-In": str(int(session.expires_in_s(now)))}
+    return SessionAnswer(message_of(document(session, now)), headers=headers, is_document=True)
+
+
+async def run_delete(call: SessionCall) -> SessionAnswer:
+    """End the session at its turn.
+
+    Raises:
+        SessionGone: it has ended meanwhile.
+        OperationTimedOut, ClientLeft: the session lives on.
+    """
+    check_names(call.message, ())
+    turn = await call.take_turn(changes=False)
+    try:
+        call.services.registry.end(call.session, "deleted")
+    finally:
+        turn.release()
+    return SessionAnswer(message_of({}), status=204)

@@ -1,0 +1,121 @@
+"""Create a session from a configuration, with keys and values if the request has some."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from rope_core import ConfigError
+from rope_core.kvcache.cache import KVCache
+from service.errors import UnknownName
+from service.inference.handler import RequestContext
+from service.sessions.answer import SessionAnswer, message_of
+from service.sessions.call import SessionCall, SessionServices
+from service.sessions.configuration import Configuration, configure, with_sinks
+from service.sessions.documents import document
+from service.sessions.operations import tokens
+from service.sessions.operations.token_request import APPEND
+from service.sessions.paths import PREFIX
+from service.sessions.quotas import check_rows
+from service.sessions.session import Session, SessionOptions
+from service.sessions.session_params import CompactParams, ModelParams, read_session_params
+from service.wire import Message
+
+_SINKS = re.compile(r"sinks\.([0-9]{1,4})")
+
+_OF_APPEND = ("layer", "layers")
+"""Parameters that belong to the keys and values of a create."""
+
+
+async def run(
+    services: SessionServices, message: Message, context: RequestContext
+) -> tuple[SessionAnswer, Session]:
+    """Create a session; return the answer and the session.
+
+    Raises:
+        SessionError, ServiceError, RopeError: there is no new session.
+    """
+    tensors, sinks = _split_tensors(message.tensors)
+    values = dict(message.params.values)
+    of_append: dict[str, Any] = {}
+    if tensors:
+        is_compact = not values.keys() & {"groups", "preset", "config"}
+        names = _OF_APPEND[:1] if is_compact else _OF_APPEND
+        of_append = {name: values.pop(name) for name in names if name in values}
+    params = read_session_params(values)
+    resolver = services.inference.rope_resolver
+    if isinstance(params, ModelParams):
+        configuration: Configuration = await services.inference.to_thread(
+            context.deadline, configure, params, resolver
+        )
+    else:
+        configuration = configure(params, resolver)
+    for index, each in sinks.items():
+        configuration = with_sinks(configuration, index, each)
+    batch, max_tokens = check_rows(params.batch), params.max_tokens
+    if max_tokens is not None and max_tokens < 1:
+        raise ConfigError("max_tokens", "a whole number of at least 1", max_tokens)
+    if isinstance(params, CompactParams) and tensors and "layer" not in of_append:
+        of_append |= _all_layers(configuration, tensors)
+    arena = await services.get_arena(context)
+    session = services.registry.create(
+        context.tenant,
+        lambda: KVCache(configuration.config, arena, batch, max_tokens, owner=context.tenant.name),
+        configuration.document,
+        SessionOptions(
+            ttl_s=params.ttl_s,
+            max_age_s=params.max_age_s,
+            is_evictable=params.evictable,
+            name=params.name,
+            labels=params.labels,
+        ),
+    )
+    if tensors:
+        try:
+            of_session = replace(message_of(of_append), tensors=tensors)
+            await tokens.run(SessionCall(services, session, of_session, context, 1), APPEND)
+        except BaseException:
+            services.registry.undo_create([session])
+            raise
+    return answer_of(services, session, configuration.warnings), session
+
+
+def answer_of(
+    services: SessionServices, session: Session, warnings: tuple[str, ...] = ()
+) -> SessionAnswer:
+    """Return the answer that tells of a new session."""
+    now = services.registry.clock()
+    values = document(session, now)
+    if warnings:
+        values["warnings"] = [*warnings]
+    headers = {
+        "Location": PREFIX + session.id.text,
+        "X-Session-Expires-In": str(int(session.expires_in_s(now))),
+    }
+    return SessionAnswer(message_of(values), 201, headers, is_document=True)
+
+
+def _split_tensors(
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+    """Return the tensors of an append, and the sinks by group."""
+    of_append: dict[str, Tensor] = {}
+    sinks: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        if match := _SINKS.fullmatch(name):
+            sinks[int(match[1])] = tensor
+        elif name in APPEND.tensors:
+            of_append[name] = tensor
+        else:
+            raise UnknownName("tensor", name, [*APPEND.tensors, "sinks.0"])
+    return of_append, sinks
+
+
+def _all_layers(configuration: Configuration, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return `layers` of an append whose tensors have an axis of layers."""
+    num_axes = tensors["k"].ndim if "k" in tensors else 0
+    if num_axes != (5 if "cu_seqlens" not in tensors else 4):
+        return {}
+    return {"layers": [*range(configuration.config.num_layers)]}

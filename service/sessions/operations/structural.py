@@ -1,0 +1,109 @@
+"""Operations that change the state of a session and move no bytes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from service.sessions.answer import SessionAnswer
+from service.sessions.call import SessionCall
+from service.sessions.guard import check_guard
+from service.sessions.parameters import check_names, text, whole, whole_or_list
+from service.sessions.repeats import fingerprint_of
+from service.sessions.session import Session
+
+COMMON = ("expected_length", "expected_generation", "op_id")
+"""Parameters of all operations that change a session and have no digest."""
+
+Apply = Callable[[Session], object]
+
+
+@dataclass(frozen=True, slots=True)
+class StructuralOperation:
+    """What an operation takes and does."""
+
+    name: str
+    params: tuple[str, ...]
+    """Names of its own parameters."""
+    read: Callable[[Mapping[str, Any]], Apply]
+    """Checks the parameters, and returns what changes the session at its turn."""
+
+    @property
+    def all_params(self) -> tuple[str, ...]:
+        """Names of all its parameters."""
+        return (*self.params, *COMMON)
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """The guard and the op_id of an operation on all layers."""
+
+    expected_length: int | Sequence[int] | None
+    expected_generation: int | None
+    op_id: str | None
+    fingerprint: bytes
+
+    @classmethod
+    def read(cls, operation: str, values: Mapping[str, Any]) -> "Guarded":
+        """Return those of a request. Raises ConfigError."""
+        op_id = text(values, "op_id", None)
+        return cls(
+            whole_or_list(values, "expected_length", None),
+            whole(values, "expected_generation", None),
+            op_id,
+            b"" if op_id is None else fingerprint_of(operation, values),
+        )
+
+    def earlier_answer(self, session: Session) -> Mapping[str, Any] | None:
+        """Return the answer of the same operation, if it is done already. Raises ConfigError."""
+        if self.op_id is None:
+            return None
+        return session.repeats.answer_to(self.op_id, self.fingerprint)
+
+    def check(self, session: Session) -> None:
+        """Raise SessionConflict if the session is in another state than expected."""
+        check_guard(
+            self.expected_length,
+            self.expected_generation,
+            length=session.cache.length,
+            generation=session.cache.generation,
+        )
+
+    def remember(self, session: Session, answer: Mapping[str, Any]) -> None:
+        """Remember the answer for a repeat."""
+        if self.op_id is not None:
+            session.repeats.remember(self.op_id, self.fingerprint, answer)
+
+
+async def run(call: SessionCall, operation: StructuralOperation) -> SessionAnswer:
+    """Change the session.
+
+    Raises:
+        SessionError, ServiceError, RopeError: the session is unchanged.
+    """
+    call.check_not_frozen()
+    values = check_names(call.message, operation.all_params)
+    guarded = Guarded.read(operation.name, values)
+    apply = operation.read(values)
+    turn = await call.take_turn()
+    try:
+        return apply_guarded(call, guarded, apply)
+    finally:
+        turn.release()
+
+
+def apply_guarded(call: SessionCall, guarded: Guarded, apply: Apply) -> SessionAnswer:
+    """Change a session that has its turn, unless the same operation is done already."""
+    session = call.session
+    values = guarded.earlier_answer(session)
+    if values is None:
+        guarded.check(session)
+        call.services.registry.grow(session, partial(apply, session))
+        values = state_of(session)
+        guarded.remember(session, values)
+    return call.answer(values)
+
+
+def state_of(session: Session) -> dict[str, Any]:
+    """Return the parameters of an answer."""
+    return {"length": [*session.cache.length], "generation": session.cache.generation}
