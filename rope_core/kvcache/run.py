@@ -9,6 +9,7 @@ from torch import Tensor
 from rope_core.kvcache.compute.attend import attend_row, sinks_tensor
 from rope_core.kvcache.compute.compiled_attend import Batch, can_attend
 from rope_core.kvcache.compute.compiled_attend import name as COMPILED
+from rope_core.kvcache.compute.moves import run_move
 from rope_core.kvcache.compute.page_memory import PageMemory, page_memory
 from rope_core.kvcache.compute.scatter import copy_page, write_tokens
 from rope_core.kvcache.plan import LayerPlan, MovePlan
@@ -104,4 +105,7 @@ def _attend(
 
 def run_moves(plan: MovePlan) -> None:
     """Run the copies and the moves of a plan. Not to be run twice."""
-    raise NotImplementedError
+    for copy in plan.copies:
+        copy_page(copy)
+    for move in plan.moves:
+        run_move(move)
