@@ -29,7 +29,11 @@ service.server.serve
 service.server.app
 service.server.api_docs
 service.server.connection
+service.server.websocket_streams
+service.server.websocket
 service.server.connection_answers
+service.server.websocket_handshake service.server.websocket_reader
+service.server.websocket_pings
 service.server.planned_answer
 service.server.planned_requests
 service.server.received_body
