@@ -1,6 +1,7 @@
 """A cache of keys and values: rows of tokens, and their state on the host."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -8,7 +9,8 @@ from torch import Tensor
 from rope_core.calls.rope_checks import MAX_POSITION
 from rope_core.checks import check_in_range
 from rope_core.errors import ConfigError, brief
-from rope_core.kvcache import sharing, structure
+from rope_core.config import RopeConfig
+from rope_core.kvcache import compaction, moving, sharing, structure
 from rope_core.kvcache.arena import Arena
 from rope_core.kvcache.arguments import (
     check_batch,
@@ -176,8 +178,7 @@ class KVCache:
         request = Request(
             group, layers, rows, num_new, num_queries, given_positions, checked_index, tail_mask
         )
-        pending = self.holdings.pending = plan_layers(self, request)
-        return pending
+        return self._planned(plan_layers(self, request))
 
     def commit(self, pending: Pending) -> None:
         """Move the lengths: the plans have run."""
@@ -338,6 +339,45 @@ class KVCache:
         structure.attach(self, source, start, stop, first)
         self.generation += 1
 
+    # operations that move bytes: plan, run_moves, commit
+
+    def plan_select_tail(self, num_tail: int, kept: Sequence[Sequence[int]]) -> Pending:
+        """Replace the last `num_tail` tokens of each row by those at the increasing offsets `kept`.
+
+        Positions stay, indices close up. Raises ConfigError, LengthConflict, LayersDiffer,
+        RolledPast, ArenaFull.
+        """
+        self._check_idle()
+        if len(kept) != self.batch:
+            raise ConfigError("kept", f"a list for each of {self.batch} rows", len(kept))
+        return self._planned(moving.plan_select_tail(self, num_tail, kept))
+
+    def plan_rebase(
+        self, groups: Sequence[int], to: Sequence[RopeConfig], *, copy: bool = False
+    ) -> Pending:
+        """Change the ropes of groups, given by number. Keys are rewritten in new pages.
+
+        Raises ConfigError, LayersDiffer, ArenaFull; SharedPages if other caches hold pages of this
+        one, unless `copy`.
+        """
+        self._check_idle()
+        new = [
+            replace(self.config.groups[number], rope=rope)
+            for number, rope in zip(groups, to, strict=True)
+        ]
+        return self._planned(moving.plan_rebase(self, groups, new, copy=copy))
+
+    def plan_compaction(self, max_segments: int = 8) -> Pending | None:
+        """Join adjacent segments of rows that have more than `max_segments`.
+
+        The shorter of two segments is rewritten, its keys with one more rounding. A plan may leave
+        more than `max_segments`: call again after the commit. None: nothing can be joined, because
+        there are few segments, or the index does not run on. Raises LayersDiffer, ArenaFull.
+        """
+        self._check_idle()
+        pending = compaction.plan_compaction(self, max_segments)
+        return None if pending is None else self._planned(pending)
+
     def close(self) -> None:
         """Give back all pages and the reservation, those of a planned operation when it ends.
 
@@ -363,6 +403,10 @@ class KVCache:
         for each in numbers:
             check_in_range(name, each, -MAX_POSITION, MAX_POSITION)
         return numbers
+
+    def _planned(self, pending: Pending) -> Pending:
+        self.holdings.pending = pending
+        return pending
 
     def _check_idle(self) -> None:
         if self._is_closed:

@@ -5,7 +5,7 @@ from itertools import count
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from rope_core.config import RopeConfig
@@ -51,6 +51,7 @@ class Program:
             *[self.token] * 3,
             *(self.truncate, self.evict, self.evict, self.shift, self.attach),
             *(self.fork, self.reorder, self.create, self.close),
+            *(self.select_tail, self.compact, self.compact, self.evict),
         ]
         operation = self.rng.choice(operations)
         before = [self.snapshot(model) for model in self.models]
@@ -214,6 +215,17 @@ class Program:
         model.cache.commit(pending)
         model.select_tail(num_tail, kept)
 
+    def compact(self) -> None:
+        model = self.rng.choice(self.models)
+        pending = model.cache.plan_compaction(self.rng.randint(1, 3))
+        if pending is None:
+            return
+        if self.rng.random() < 0.2:
+            model.cache.discard(pending)
+            return
+        self.memory.run_moves(pending.moves)
+        model.cache.commit(pending)
+
     def close(self) -> None:
         model = self.models.pop(self.rng.randrange(len(self.models)))
         model.cache.close()
@@ -221,7 +233,12 @@ class Program:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @given(rng=st.randoms(use_true_random=False), tight=st.booleans())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+)
 def test_random_programs_match_the_list_model(name: str, rng: random.Random, tight: bool) -> None:
     config = CONFIGS[name]
     program = Program(config, rng, 20 * 2**10 if tight else 2**20)
