@@ -1,6 +1,5 @@
 """Attention of a row to its pages, by the operators of torch: any number of queries, any mask."""
 
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -8,9 +7,8 @@ import torch
 from torch import Tensor
 
 from rope_core.backends import AttentionWork, MergeWork, eager, run
-from rope_core.config import AttentionConfig
 from rope_core.kvcache.compute.page_memory import PageMemory
-from rope_core.kvcache.compute.pieces import PART_PLACES, Piece, pieces, visible_keys
+from rope_core.kvcache.compute.pieces import PART_PLACES, Piece, piece_config, pieces, visible_keys
 from rope_core.kvcache.compute.rotation import Queries
 from rope_core.kvcache.plan import LayerPlan, RowPlan
 
@@ -42,17 +40,17 @@ def attend_row(
         rows: those of the row.
         out: `[n, H, Dv]`, written.
         lse: float32 `[n, H]`, written.
-        sinks: float32 `[H]`, or None.
+        sinks: float32 `[H]` on the device, or None.
         backend: the name of the backend; None for the first that can.
     """
     config = plan.group.attention
     rotated = {segment.shift: queries.rotated(rows, segment.shift) for segment in row.segments}
-    shape, name = plan.pool.shape, ""
+    shape, device, name = plan.pool.shape, out.device, ""
     buffers = (
-        torch.empty(shape.num_kv_heads, PART_PLACES, shape.head_dim),
-        torch.empty(shape.num_kv_heads, PART_PLACES, shape.value_dim),
+        torch.empty(shape.num_kv_heads, PART_PLACES, shape.head_dim, device=device),
+        torch.empty(shape.num_kv_heads, PART_PLACES, shape.value_dim, device=device),
     )
-    index = torch.from_numpy(np.asarray(row.q_index))
+    index = torch.from_numpy(np.array(row.q_index)).to(device)
     for start in range(0, row.num_queries, QUERY_BLOCK):
         block = slice(start, min(start + QUERY_BLOCK, row.num_queries))
         low, high = map(int, index[block].aminmax())
@@ -106,7 +104,7 @@ class PartSum:
 
     def __init__(self, out: Tensor) -> None:
         """Start without parts. `out` `[n, H, Dv]` tells the shape."""
-        self._shape = out.shape
+        self._shape, self._device = out.shape, out.device
         self._max_parts = max(2, MERGE_ELEMENTS // max(1, out.numel()))
         self._parts: list[tuple[Tensor, Tensor]] = []
 
@@ -119,7 +117,8 @@ class PartSum:
     def total(self) -> tuple[Tensor, Tensor]:
         """Return out `[n, H, Dv]` and lse `[n, H]` of all parts."""
         if not self._parts:
-            return torch.zeros(self._shape), torch.full(self._shape[:-1], -torch.inf)
+            zeros = torch.zeros(self._shape, device=self._device)
+            return zeros, torch.full(self._shape[:-1], -torch.inf, device=self._device)
         if len(self._parts) == 1:
             return self._parts[0]
         outs, lses = (torch.stack(parts) for parts in zip(*self._parts, strict=True))
@@ -127,13 +126,7 @@ class PartSum:
         return out, lse
 
 
-@lru_cache(maxsize=256)
-def piece_config(config: AttentionConfig) -> AttentionConfig:
-    """Return the config of a piece, whose mask has all that is hidden."""
-    return replace(config, causal=False, window=None, window_ahead=0, chunk=None)
-
-
 @lru_cache(maxsize=4096)
-def sinks_tensor(sinks: tuple[float, ...]) -> Tensor:
-    """Return the sinks of a layer, float32 `[H]`."""
-    return torch.tensor(sinks, dtype=torch.float32)
+def sinks_tensor(sinks: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return the sinks of a layer on a device, float32 `[H]`."""
+    return torch.tensor(sinks, dtype=torch.float32, device=device)

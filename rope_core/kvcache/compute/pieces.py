@@ -1,7 +1,8 @@
 """The keys that queries see, cut into pieces that are attended to one after the other."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -104,3 +105,9 @@ def visible_keys(
         hidden_from = max(0, -column)
         visible[:, hidden_from:] &= tail_mask[:, max(0, column) : max(0, column + num_keys)]
     return visible
+
+
+@lru_cache(maxsize=256)
+def piece_config(config: AttentionConfig) -> AttentionConfig:
+    """Return the config of a piece, whose mask has all that is hidden."""
+    return replace(config, causal=False, window=None, window_ahead=0, chunk=None)
