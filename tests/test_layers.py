@@ -31,6 +31,7 @@ service.server.api_docs
 service.server.connection
 service.server.websocket_streams
 service.server.websocket
+service.server.websocket_answers
 service.server.connection_answers
 service.server.websocket_handshake service.server.websocket_reader
 service.server.websocket_pings
