@@ -146,13 +146,15 @@ KEPT_IN = {
     "starlette": {"service.server"},
     "uvicorn": {"service.server"},
     "httptools": {"service.asgi.request_header"},
+    "websockets": {"service.server"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.read_settings", "service.settings", "service.endpoints"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
     | {"service.oip.infer", "service.access.keys"},
     "pydantic_settings": {"service.read_settings", "service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
-    | {"service.asgi.problems", "service.v1.http_params", "service.cli"},
+    | {"service.asgi.problems", "service.v1.http_params", "service.cli"}
+    | {"service.v1.session_stream"},
     "simdjson": {"service.wire", "service.oip.http.codec"},
     "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}
     | {
