@@ -152,7 +152,7 @@ def groups_of(params):
         window = config.get("sliding_window")
         groups = [
             {**same, "layers": [layer], "attention": {"window": window}}
-            if window is not None and (kind == "sliding_attention" or not config["layer_types"])
+            if window is not None and (kind == "sliding_attention" or not config.get("layer_types"))
             else {**same, "layers": [layer]}
             for layer, kind in enumerate(kinds)
         ]

@@ -5,14 +5,14 @@ from collections import deque
 from collections.abc import Mapping
 
 from websockets.client import ClientProtocol
-from websockets.frames import Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Response as HandshakeResponse
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from rope_client.call import Response
-from rope_client.errors import ConnectionFailed, RopeClientError, UnexpectedAnswer
+from rope_client.errors import BadRequest, ConnectionFailed, RopeClientError, UnexpectedAnswer
 from rope_client.problems import members_of, refusal
 
 SUBPROTOCOL = "rope.session.v1"
@@ -86,6 +86,9 @@ class Frames:
         if self._refusal is not None:
             raise self._refusal
         if self._protocol.state in (State.CLOSING, State.CLOSED):
+            closed = self._protocol.close_rcvd
+            if closed is not None and closed.code == CloseCode.MESSAGE_TOO_BIG:
+                raise BadRequest("the message is larger than the service takes")
             raise ConnectionFailed(self._reason())
         return None
 
