@@ -68,6 +68,8 @@ def step_many(
         for i, name in enumerate("qkv")
     }
     guards = [state.layer_guard(at, None) for state, at in zip(states, layers, strict=True)]
+    if not all(isinstance(guard["expected_length"], int) for guard in guards):
+        raise ValueError("the rows of each session must have one length: step the others alone")
     params: dict[str, Any] = {
         "sessions": [state.id for state in states],
         "expected_lengths": [guard["expected_length"] for guard in guards],

@@ -25,7 +25,7 @@ class SessionLayer(CacheLayerMixin):
     supports_early_init = False
 
     def __init__(self, cache: "RopeSessionCache", index: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._cache = cache
         self._index = index
 
