@@ -11,6 +11,7 @@ from torch import Tensor
 from rope_core.errors import KernelFailed, KernelNotBuilt, NoBackend
 from rope_core.kvcache.compute import fused
 from rope_core.kvcache.compute.attend import attend_row, sinks_tensor
+from rope_core.kvcache.compute.checks import check_tensors
 from rope_core.kvcache.compute.compiled_attend import Batch, can_attend
 from rope_core.kvcache.compute.compiled_attend import name as COMPILED
 from rope_core.kvcache.compute.joining import joined_plan, joined_tensors
@@ -57,8 +58,11 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
     changed until the plans are committed, so it may run again after a failure.
 
     Raises:
+        ShapeError: a tensor does not fit its plan; nothing was written.
         NoBackend, KernelNotBuilt: as `rope_core.attention.run_attend`.
     """
+    for call in inputs:
+        check_tensors(call.plan, call.q, call.k, call.v)
     for call in inputs:
         for page_group in call.plan.clears:
             clear_page(call.plan.pool, page_group)
