@@ -42,7 +42,7 @@ def plan_select_tail(cache: "KVCache", num_tail: int, kept: Sequence[Sequence[in
         changed = [
             (row, _selected(cache, row, num_tail, offsets, pending, moves))
             for row, offsets in zip(cache.rows, kept, strict=True)
-            if len(offsets) < num_tail
+            if len(offsets) < num_tail or _has_parts(row, num_tail)
         ]
         check_segments(cache, changed)
     except BaseException:
@@ -111,6 +111,11 @@ def plan_rebase(
     pending.on_commit = commit
     pending.on_discard = give_new_pages_back
     return pending
+
+
+def _has_parts(row: Row, num_tail: int) -> bool:
+    """Tell whether the last tokens of a row are in several segments, so that indices may jump."""
+    return num_tail > 1 and num_tail > row.segments[-1].num_tokens
 
 
 def _selected(
