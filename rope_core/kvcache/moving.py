@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace as with_fields
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +34,7 @@ def plan_select_tail(cache: "KVCache", num_tail: int, kept: Sequence[Sequence[in
         if num_tail > row.num_tokens:
             raise LengthConflict(f"the row has {row.num_tokens:,} tokens, fewer than {num_tail:,}")
         steps = [-1, *offsets, num_tail]
-        if any(first >= second for first, second in zip(steps, steps[1:], strict=False)):
+        if any(first >= second for first, second in pairwise(steps)):
             raise ConfigError("kept", f"increasing offsets below {num_tail}", list(offsets))
     check_level(cache)
     moves = MovePlan()

@@ -1,6 +1,7 @@
 """Random programs of all operations, against a list model, with the accounts after each step."""
 
 import random
+from contextlib import suppress
 from itertools import count
 
 import numpy as np
@@ -56,10 +57,8 @@ class Program:
         operation = self.rng.choice(operations)
         if not self.models:
             operation = self.create
-        try:
+        with suppress(KVCacheError):
             operation()
-        except KVCacheError:
-            pass
         self.check()
 
     def snapshot(self, model: Model) -> object:
