@@ -22,6 +22,7 @@ from rope_core.kvcache.arguments import (
     one_per_row,
 )
 from rope_core.kvcache.config import KVConfig
+from rope_core.kvcache.decoding import is_usual, plan_tokens
 from rope_core.kvcache.holdings import Holdings
 from rope_core.kvcache.pending import Pending
 from rope_core.kvcache.planning import Request, plan_layers
@@ -166,6 +167,13 @@ class KVCache:
         for given in (num_new, num_queries):
             if given is not None and len(given) != len(rows):
                 raise ConfigError("rows", f"as many as there are counts, {len(given)}", len(rows))
+        is_plain = positions is None and q_index is None and tail_mask is None
+        if is_plain and num_new is not None and len(layers) == 1:
+            ones = [1] * len(rows)
+            asked = num_queries is None or list(num_queries) == ones
+            if asked and list(num_new) == ones and is_usual(self, layers[0], rows):
+                attends = num_queries is not None
+                return self._planned(plan_tokens(self, layers[0], rows, ones, attends=attends))
         if positions is not None:
             given_positions = check_positions(self.config, positions, sum(counts or ()))
         else:
