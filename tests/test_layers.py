@@ -156,6 +156,7 @@ KEPT_IN = {
         "service.oip",
         "service.cli.tensor_files",
         "rope_core.diagnosis.angles",
+        "rope_core.kvcache",
     },
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.worker.queue"}

@@ -80,6 +80,8 @@ class KVCache:
         self.rows += [self.new_row() for _ in range(batch)]
         self.layer_lengths = [[0] * batch for _ in range(config.num_layers)]
         """Length of each row in each layer, `[L][B]`."""
+        self.append_starts = [[0] * batch for _ in range(config.num_layers)]
+        """Length of each row in each layer before its last append, at most."""
         self.group_of = [(0, 0)] * config.num_layers
         """The group of each layer, and its number in the group."""
         for number, group in enumerate(config.groups):
@@ -192,9 +194,11 @@ class KVCache:
         """Move the lengths: the plans have run."""
         self._end(pending)
         for layer, rows, counts in pending.new_lengths:
-            lengths = self.layer_lengths[layer]
+            lengths, starts = self.layer_lengths[layer], self.append_starts[layer]
             for row, count in zip(rows, counts, strict=True):
-                lengths[row] += count
+                if count:
+                    starts[row] = lengths[row]
+                    lengths[row] += count
         holdings = self.holdings
         if pending.replaced:
             self._release_replaced(pending)
@@ -268,7 +272,7 @@ class KVCache:
                 fork._set_up(self.config, self.arena, len(rows), self.max_tokens, owner)
                 for number, of_row in enumerate(segments):
                     fork.rows[number].set_segments(of_row)
-                    for of_layer in fork.layer_lengths:
+                    for of_layer in (*fork.layer_lengths, *fork.append_starts):
                         of_layer[number] = fork.rows[number].num_tokens
                 sharing.share(fork.holdings, self.holdings, len(rows))
                 forks.append(fork)

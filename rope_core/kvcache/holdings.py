@@ -131,7 +131,7 @@ class Holdings:
             and segment.end_slot // row.page_tokens < segment.tables[group].num_pages
         }
         payers = self.pools[group].payers
-        return len(unpaid) - sum(payers[page_group] != self.number for page_group in partial)
+        return len(unpaid) - sum(int(payers[each]) != self.number for each in partial)
 
     def join_family(self, other: "Holdings") -> None:
         """Note that this cache and another share pages."""

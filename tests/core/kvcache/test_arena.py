@@ -1,5 +1,7 @@
 """Arenas, pools and reservations."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -36,18 +38,18 @@ def test_page_groups_do_not_overlap_and_stay_in_their_slabs(head_dim: int, layer
         start = group * pool.shape.page_bytes
         taken.append((start, start + pool.shape.group_bytes))
     taken.sort()
-    assert all(first[1] <= second[0] for first, second in zip(taken, taken[1:], strict=False))
+    assert all(first[1] <= second[0] for first, second in pairwise(taken))
     assert taken[-1][1] <= arena.num_bytes
 
 
 def test_an_empty_slab_serves_another_shape():
     arena = Arena(2**14, slab_bytes=2**12, copy_reserve=0)
     small, large = arena.pool(shape_of()), arena.pool(shape_of(8))
-    groups = [small.allocate()[0] for _ in range(4 * small.groups_per_unit)]
+    for _ in range(4 * small.groups_per_unit):
+        small.allocate()
     with pytest.raises(ArenaFull):
         large.allocate()
-    for group in groups:
-        small.release(small.references.nonzero()[0][:1])
+    small.release(small.references.nonzero()[0])
     assert arena.used_bytes == 0
     large.allocate()
 

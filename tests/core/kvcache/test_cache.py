@@ -179,9 +179,12 @@ def test_streaming_keeps_two_segments_and_its_memory():
 @pytest.mark.parametrize("window", [3, 7])
 def test_a_window_frees_pages_and_keeps_the_rollback(window: int):
     cache = cache_of(config_of(window, layers=1, rollback=8))
-    append(cache, 100)
+    append(cache, 90)
+    cache.commit(cache.plan([0], num_queries=[90]))  # a repeat of the step
+    append(cache, 10)
     cache.truncate(92)
-    append(cache, 8)
+    append(cache, 7)
+    append(cache, 1)
     with pytest.raises(RolledPast):
         cache.truncate(100 - 8 - window - 4)
     assert cache.own_bytes <= 6 * cache.holdings.pools[0].shape.group_bytes
@@ -200,7 +203,7 @@ def test_a_window_reserves_what_it_can_hold():
     cache = cache_of(config, num_bytes=2**22, max_tokens=20_000)
     full, windowed = (each.reserved for each in cache.holdings.reservations)
     assert full == 5_000
-    assert windowed < 600
+    assert windowed < 1_100
 
 
 def test_a_fork_shares_until_it_writes():
@@ -271,11 +274,15 @@ def test_segments_are_bounded_and_compaction_joins_them():
         for layer in (0, 1):
             model.commit(model.append([layer], [40], [0]))
     cache = model.cache
-    with pytest.raises(TooManySegments):
-        for place in range(0, 200, 2):
+    for place in range(1, 64, 2):
+        if cache.num_segments[0] <= 62:
             cache.shift(place, place + 1, 1)
             model.shift([0], place, place + 1, [1])
-    assert cache.num_segments[0] <= 64
+    before = state_of(cache)
+    with pytest.raises(TooManySegments):
+        cache.shift(80, 81, 1)
+    assert state_of(cache) == before
+    assert cache.num_segments[0] in (63, 64)
     while pending := cache.plan_compaction(8):
         memory.run_moves(pending.moves)
         cache.commit(pending)
