@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from rope_core.errors import KernelFailed, KernelNotBuilt, NoBackend
+from rope_core.kvcache.compute import fused
 from rope_core.kvcache.compute.attend import attend_row, sinks_tensor
 from rope_core.kvcache.compute.compiled_attend import Batch, can_attend
 from rope_core.kvcache.compute.compiled_attend import name as COMPILED
@@ -60,6 +63,57 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
     for call in inputs:
         for copy in call.plan.copies:
             copy_page(copy)
+    if backend == fused.name:
+        for call in inputs:
+            if (reason := fused.why_not(call.plan)) is not None:
+                raise NoBackend({fused.name: reason})
+        return _run_fused(inputs)
+    by_kernels = [backend is None and fused.runs(call.plan) for call in inputs]
+    if any(by_kernels) and not all(by_kernels):
+        return [run_layers([call], backend)[0] for call in inputs]
+    if any(by_kernels):
+        try:
+            return _run_fused(inputs)
+        except (KernelNotBuilt, KernelFailed):
+            pass  # operators of torch write the same and attend
+    return _run_torch(inputs, backend)
+
+
+def _run_fused(inputs: Sequence[LayerInput]) -> list[LayerOutput]:
+    """Write and attend by kernels."""
+    fused.write_tokens(
+        [
+            (call.plan, call.k, call.v)
+            for call in inputs
+            if call.k is not None and call.v is not None
+        ]
+    )
+    attention = fused.Attention()
+    num_rows = [
+        0 if call.q is None else attention.add(call.plan, call.q, call.out_dtype or call.q.dtype)
+        for call in inputs
+    ]
+    rows, outputs = iter(attention.run()), []
+    for call, count in zip(inputs, num_rows, strict=True):
+        if call.q is None or not count:
+            outputs.append(_empty_output(call))
+            continue
+        outs, lses = zip(*islice(rows, count), strict=True)
+        lse = fused.joined(lses) if call.return_lse else None
+        outputs.append(LayerOutput(fused.joined(outs), lse, fused.name))
+    return outputs
+
+
+def _empty_output(call: LayerInput) -> LayerOutput:
+    """Return the answer of an append, or of a call without queries."""
+    if call.q is None:
+        return LayerOutput()
+    out = call.q.new_empty(*call.q.shape[:2], call.plan.group.value_dim, dtype=call.out_dtype)
+    return LayerOutput(out, out.new_empty(call.q.shape[:2], dtype=torch.float32))
+
+
+def _run_torch(inputs: Sequence[LayerInput], backend: str | None) -> list[LayerOutput]:
+    """Write and attend by compiled code and operators of torch."""
     for call in inputs:
         if call.k is not None and call.v is not None:
             write_tokens(call.plan, page_memory(call.plan.pool), call.k, call.v)
@@ -78,9 +132,11 @@ def _attend(call: LayerInput, q: Tensor, backend: str | None, batches: Batches) 
     plan, group, memory = call.plan, call.plan.group, page_memory(call.plan.pool)
     queries = Queries(q.contiguous(), plan)
     out_dtype = call.out_dtype or q.dtype
-    out = torch.empty(*q.shape[:2], group.value_dim, dtype=out_dtype)
-    lse = torch.empty(q.shape[:2], dtype=torch.float32)
-    sinks = None if group.sinks is None else sinks_tensor(group.sinks[plan.layer_in_group])
+    out = torch.empty(*q.shape[:2], group.value_dim, dtype=out_dtype, device=q.device)
+    lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    sinks = (
+        None if group.sinks is None else sinks_tensor(group.sinks[plan.layer_in_group], q.device)
+    )
     key = id(plan.pool), group.num_heads, group.attention, out_dtype, id(sinks)
     start, name = 0, ""
     for row in plan.rows:
@@ -89,7 +145,7 @@ def _attend(call: LayerInput, q: Tensor, backend: str | None, batches: Batches) 
         if not row.num_queries:
             continue
         answer = (out, lse) if len(plan.rows) == 1 else (out[rows], lse[rows])
-        if backend is None and can_attend(plan, row):
+        if backend is None and q.is_cpu and can_attend(plan, row):
             if (batch := batches.get(key)) is None:
                 batch = batches[key] = Batch(plan, memory, out_dtype, sinks)
             batch.add(plan, row, queries, rows, *answer)

@@ -81,15 +81,15 @@ def rotate_at(
     )
 
 
-def query_angles(positions: IntArray, rope: RopeConfig) -> Angles:
+def query_angles(positions: IntArray, rope: RopeConfig, device: torch.device) -> Angles:
     """Return the angles of queries at `positions` `[T]` or `[A, T]`."""
-    angles = angles_at(as_tensor(positions), rope)
+    angles = angles_at(as_tensor(positions).to(device), rope)
     return angles.map(torch.Tensor.contiguous)
 
 
-def stored_angles(positions: IntArray, rope: RopeConfig) -> Angles:
+def stored_angles(positions: IntArray, rope: RopeConfig, device: torch.device) -> Angles:
     """Return the angles of keys at `positions` `[T]` or `[A, T]`."""
-    angles = key_angles(query_angles(positions, rope))
+    angles = key_angles(query_angles(positions, rope, device))
     assert isinstance(angles, Angles), "kernels compute fused angles themselves"
     return angles
 
@@ -136,8 +136,8 @@ class Queries:
         assert self._positions is not None, "the group has a rope"
         q = self._q[rows]
         out = torch.empty_like(q)
-        angles = query_angles(moved_back(self._positions[..., rows], shift), rope)
-        rotation = compiled_rotation(rope)
+        angles = query_angles(moved_back(self._positions[..., rows], shift), rope, q.device)
+        rotation = compiled_rotation(rope) if q.is_cpu else None
         if rotation is None:
             rotate_into(out, q, angles, rope)
         else:
