@@ -104,6 +104,8 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
         defaults = remove_defaults(schema.get("properties", {}))
         if name.endswith("Request") or name in form_names:
             _append_defaults(schema["properties"], defaults)
+    del schemas["Problem"]["properties"]["members"]  # they are members of the document itself
+    schemas["Problem"]["additionalProperties"] = True
     schemas["Rope"]["properties"] |= _variant_parameters()
     schemas["Rope"]["additionalProperties"] = False
     document["components"]["schemas"] |= schemas

@@ -91,10 +91,10 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     forms = [ref(kind.__name__) for kind in params.values()]
     schemas["CreateSessionRequest"] = {
         "description": "A new session: groups of layers, one group, or all layers of a model.",
-        "anyOf": [*forms, ref("ForkSessionRequest")],
+        "anyOf": [*forms, ref("CreateForkRequest")],
     }
-    schemas["ForkSessionRequest"] = _request("fork") | {"required": ["fork"]}
-    schemas["ForkSessionRequest"]["properties"]["fork"] = {
+    schemas["CreateForkRequest"] = _request("fork") | {"required": ["fork"]}
+    schemas["CreateForkRequest"]["properties"]["fork"] = {
         "type": "string",
         "description": "Id or name of the session to fork.",
     }
@@ -115,7 +115,9 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     in_path: tuple[Mapping[str, Any], ...] = (_ID, _SESSION_ID)
     routes[f"{paths.PREFIX}{{id}}"] = {
         "get": _operation("inspect", None, {"200": documents}, in_path),
-        "patch": _operation("change", ref("ChangeSessionRequest"), {"200": documents}, in_path),
+        "patch": _operation(
+            "change", ref(f"{_title('change')}Request"), {"200": documents}, in_path
+        ),
         "delete": _operation("delete", None, {"204": {"description": "Deleted"}}, in_path),
     }
     for name in paths.OPERATIONS:
@@ -130,17 +132,16 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
         routes[f"{paths.PREFIX}{{id}}/{name}"] = {
             "post": _operation(name, request, answers, headers)
         }
-    many = {"description": "The answer", "content": content_of(ref("StepManyAnswer"))}
+    many = {"description": "The answer", "content": content_of(ref(f"{_title('step_many')}Answer"))}
     routes[paths.STEP_MANY] = {
-        "post": _operation("step_many", ref("StepManyRequest"), {"200": many})
+        "post": _operation("step_many", ref(f"{_title('step_many')}Request"), {"200": many})
     }
     return document
 
 
 def _title(name: str) -> str:
-    if name == "change":
-        return "ChangeSession"
-    return "".join(part.title() for part in name.split("_"))
+    """Return the beginning of the names of an operation's schemas."""
+    return "Session" + "".join(part.title() for part in name.split("_"))
 
 
 def _request(name: str) -> dict[str, Any]:
