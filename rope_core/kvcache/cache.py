@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rope_core.calls.rope_checks import MAX_POSITION
 from rope_core.checks import check_in_range
-from rope_core.errors import ConfigError, brief
 from rope_core.config import RopeConfig
+from rope_core.errors import ConfigError, brief
 from rope_core.kvcache import compaction, moving, sharing, structure
 from rope_core.kvcache.arena import Arena
 from rope_core.kvcache.arguments import (

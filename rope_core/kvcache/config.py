@@ -42,7 +42,7 @@ class KVGroup:
 
     attention: AttentionConfig
     sinks: tuple[tuple[float, ...], ...] | None = None
-    """A score of each head, which joins the softmax without a value: `[layers of the group][heads]`."""
+    """A score of each head that joins the softmax without a value, `[layers][heads]`."""
 
     rollback: int = 64
     """Tokens behind a window that are kept, so that a truncation finds them."""

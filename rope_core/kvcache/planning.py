@@ -208,7 +208,7 @@ def _tail_mask_of(tail_mask: Tensor, number: int, length: int) -> Tensor:
 
 def _joined(parts: list[int | IntArray], num_axes: int) -> IntArray:
     """Return numbers as `[T]`, of several axes as `[A, T]`."""
-    if num_axes == 1 and all([type(part) is int for part in parts]):
+    if num_axes == 1 and all(isinstance(part, int) for part in parts):
         return np.array(parts, np.int64)
     arrays = [
         np.full((num_axes, 1), part) if isinstance(part, int) else np.atleast_2d(part)

@@ -185,8 +185,10 @@ class PagePool:
 
     @property
     def keys(self) -> Tensor:
-        """All pages of the arena as keys, `[pages, Hkv, P, D]`, a view; pages of other pools and
-        slabs have no meaning."""
+        """All pages of the arena as keys, `[pages, Hkv, P, D]`, a view.
+
+        Pages of slabs that other pools have, have no meaning.
+        """
         shape = self.shape
         sizes = (shape.num_kv_heads, shape.page_tokens, shape.head_dim)
         return self._view(shape.dtype, 0, sizes)

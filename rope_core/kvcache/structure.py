@@ -155,12 +155,9 @@ def parts_of(
 ) -> list[Segment]:
     """Return segments of the tokens at places [start, stop), for `replace`.
 
-    Tables of whole segments are taken over, not copied.
-
-    Args:
-        keep_tables: of parts of segments as well, where they have the same pages. No other part of
-            the segment is used then.
-        copy: copy all tables.
+    Tables of whole segments are taken over, not copied. With `keep_tables` those of parts of
+    segments as well, where they have the same pages: no other part of the segment is used then.
+    With `copy` all tables are copied.
     """
     return [
         segment.part(
