@@ -31,6 +31,7 @@ service.server.api_docs
 service.server.connection
 service.server.websocket_streams
 service.server.websocket
+service.server.websocket_answers
 service.server.connection_answers
 service.server.websocket_handshake service.server.websocket_reader
 service.server.websocket_pings
@@ -172,6 +173,7 @@ KEPT_IN = {
     "starlette": {"service.server"},
     "uvicorn": {"service.server"},
     "httptools": {"service.asgi.request_header"},
+    "websockets": {"service.server"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.read_settings", "service.settings", "service.endpoints"}
     | {"service.sessions.session_params", "service.sessions.operations.rebase"}
