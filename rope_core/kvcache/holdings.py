@@ -130,7 +130,8 @@ class Holdings:
             if segment.end_slot % row.page_tokens
             and segment.end_slot // row.page_tokens < segment.tables[group].num_pages
         }
-        return len(unpaid) - len(partial.intersection(unpaid.tolist()))
+        payers = self.pools[group].payers
+        return len(unpaid) - sum(int(payers[each]) != self.number for each in partial)
 
     def join_family(self, other: "Holdings") -> None:
         """Note that this cache and another share pages."""
