@@ -100,9 +100,9 @@ class Problem:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the document as a JSON object."""
-        document: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        members = document.pop("members")
-        return document | members
+        document = {each.name: getattr(self, each.name) for each in fields(self)}
+        members: Mapping[str, Any] = document.pop("members")
+        return {**document, **members}
 
 
 class ErrorAnswer(NamedTuple):
