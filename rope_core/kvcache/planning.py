@@ -159,6 +159,8 @@ def _plan_queries(
     assert isinstance(rows, list)
     given = request.positions if request.num_new is None else None
     has_rope = plan.group.rope is not None
+    if has_rope and request.q_index is not None and request.positions is None:
+        raise ShapeError("positions", "given with q_index", "none")
     positions: list[int | IntArray] = []
     q_stop = 0
     for i, number in enumerate(request.rows):

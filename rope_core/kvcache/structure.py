@@ -33,7 +33,7 @@ def truncate(cache: "KVCache", lengths: Sequence[int]) -> None:
         if length < row.num_tokens:
             changed.append((row, parts_of(row, 0, length, keep_tables=True)))
     replace(cache, changed)
-    for of_layer in cache.layer_lengths:
+    for of_layer in (*cache.layer_lengths, *cache.append_starts):
         of_layer[:] = lengths
 
 
@@ -232,7 +232,7 @@ def _only_in(
 
 def _set_lengths(cache: "KVCache") -> None:
     lengths = [row.num_tokens for row in cache.rows]
-    for of_layer in cache.layer_lengths:
+    for of_layer in (*cache.layer_lengths, *cache.append_starts):
         of_layer[:] = lengths
 
 
