@@ -102,7 +102,7 @@ class Problem:
         """Return the document as a JSON object."""
         document: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         members = document.pop("members")
-        return document | members
+        return {**document, **members}
 
 
 class ErrorAnswer(NamedTuple):
