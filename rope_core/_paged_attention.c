@@ -51,8 +51,9 @@ typedef struct {
     int threads;
 } Call;
 
-/* A row of the work: ROW_FIELDS numbers, then its segments, each SEGMENT_FIELDS and its pages. */
-enum { QUERIES, OUT, LSE, INDEX, MASK, MASK_STRIDE, MASKED, END_PLACE, SEGMENTS, ROW_FIELDS };
+/* A row of the work: ROW_FIELDS numbers, the index of each query, then the segments, each
+   SEGMENT_FIELDS and its pages. */
+enum { QUERIES, OUT, LSE, MASK, MASK_STRIDE, MASKED, END_PLACE, SEGMENTS, ROW_FIELDS };
 enum { Q, FIRST_SLOT, KEYS, FIRST_PLACE, FIRST_INDEX, PAGES, SEGMENT_FIELDS };
 
 typedef struct {
@@ -364,7 +365,7 @@ TARGET static int mask_scores(const Call *call, const int64_at *row, const int64
     for (int64_t i = 0; i < rows * unit->heads; i++) {
         const int64_t query = i % rows / call->group;
         int64_t low, high;
-        visible_keys(call, ((const int64_at *)row[INDEX])[query], segment, &low, &high);
+        visible_keys(call, row[ROW_FIELDS + query], segment, &low, &high);
         low = low > start ? low - start : 0;
         high = high < start + keys ? high - start : keys;
         float *scores = s->scores + i * PART;
@@ -390,7 +391,7 @@ TARGET static void sum_visible(const Call *call, const int64_at *row, const int6
     for (int64_t r = 0; r < row[QUERIES] * call->group; r++) {
         const int64_t query = r / call->group;
         int64_t low, high;
-        visible_keys(call, ((const int64_at *)row[INDEX])[query], segment, &low, &high);
+        visible_keys(call, row[ROW_FIELDS + query], segment, &low, &high);
         for (int64_t j = 0; j < count; j++)
             if (first + j >= low && first + j < high &&
                 !is_masked(row, query, segment[FIRST_PLACE] + first + j))
@@ -495,14 +496,14 @@ TARGET static void attend_unit(const Call *call, const int64_at *row, const Unit
         s->l[i] = 0;
     }
     memset(s->acc, 0, rows * call->value_dim * sizeof(float));
-    const int64_at *segment = row + ROW_FIELDS;
+    const int64_at *segment = row + ROW_FIELDS + row[QUERIES];
     int64_t loaded = 0;
     for (int64_t i = 0; i < row[SEGMENTS]; i++, segment += SEGMENT_FIELDS + segment[PAGES]) {
         /* the keys that some query sees */
         int64_t start = segment[KEYS], end = 0;
         for (int64_t query = 0; query < row[QUERIES]; query++) {
             int64_t low, high;
-            visible_keys(call, ((const int64_at *)row[INDEX])[query], segment, &low, &high);
+            visible_keys(call, row[ROW_FIELDS + query], segment, &low, &high);
             if (low >= high) continue;
             if (low < start) start = low;
             if (high > end) end = high;
@@ -607,7 +608,7 @@ static PyObject *attend(PyObject *module, PyObject *const *args, Py_ssize_t num_
         rows[i] = numbers;
         if (numbers[QUERIES] * call.group > work.max_rows)
             work.max_rows = numbers[QUERIES] * call.group;
-        const int64_at *segment = numbers + ROW_FIELDS;
+        const int64_at *segment = numbers + ROW_FIELDS + numbers[QUERIES];
         for (int64_t j = 0; j < numbers[SEGMENTS]; j++) segment += SEGMENT_FIELDS + segment[PAGES];
         numbers = segment;
     }

@@ -12,18 +12,21 @@ from rope_core.layouts import deinterleave, expand_to_channels, interleave, rota
 from rope_core.torch_rotation import CHUNK_ELEMENTS, split_tokens, tokens_at_a_time
 
 
-def rotary_operator(work: RotaryWork) -> Callable[[RotaryWork], None]:
-    """Return the fastest operator of this module for `work`."""
-    rope = work.rope
-    is_general = (
+def is_general(rope: RopeConfig) -> bool:
+    """Tell whether a rope needs the general operator, whatever its angles."""
+    return (
         rope.rounding != "once"
         or rope.blocks != 1
-        or work.scale is not None
-        or work.cos.ndim != 2
+        or rope.rope_type == "xpos"
         or rope.axes == "xdrope"
         or rope.layout not in ("half", "interleaved")
     )
-    return rotate_general if is_general else rotate_pairs
+
+
+def rotary_operator(work: RotaryWork) -> Callable[[RotaryWork], None]:
+    """Return the fastest operator of this module for `work`."""
+    needs_general = work.scale is not None or work.cos.ndim != 2 or is_general(work.rope)
+    return rotate_general if needs_general else rotate_pairs
 
 
 def rotate_pairs(work: RotaryWork) -> None:

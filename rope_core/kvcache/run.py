@@ -9,8 +9,13 @@ from torch import Tensor
 from rope_core.kvcache.compute.attend import attend_row, sinks_tensor
 from rope_core.kvcache.compute.compiled_attend import Batch, can_attend
 from rope_core.kvcache.compute.compiled_attend import name as COMPILED
+from rope_core.kvcache.compute.moves import run_move
+from rope_core.kvcache.compute.page_memory import PageMemory, page_memory
 from rope_core.kvcache.compute.scatter import copy_page, write_tokens
 from rope_core.kvcache.plan import LayerPlan, MovePlan
+
+Batches = dict[tuple[object, ...], Batch]
+"""Rows that one call of compiled code attends to, by what they have in common."""
 
 
 @dataclass(slots=True)
@@ -48,32 +53,39 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
     Raises:
         NoBackend, KernelNotBuilt: as `rope_core.attention.run_attend`.
     """
+    memories: dict[int, PageMemory] = {}
     for call in inputs:
+        pool = call.plan.pool
+        if id(pool) not in memories:
+            memories[id(pool)] = page_memory(pool)
         for copy in call.plan.copies:
             copy_page(copy)
     for call in inputs:
         if call.k is not None and call.v is not None:
-            write_tokens(call.plan, call.k, call.v)
-    batches: dict[tuple[object, ...], Batch] = {}
-    outputs = [_attend(call, backend, batches) for call in inputs]
+            write_tokens(call.plan, memories[id(call.plan.pool)], call.k, call.v)
+    batches: Batches = {}
+    outputs = [
+        LayerOutput()
+        if call.q is None
+        else _attend(call, call.q, memories[id(call.plan.pool)], backend, batches)
+        for call in inputs
+    ]
     for batch in batches.values():
         batch.run()
     return outputs
 
 
 def _attend(
-    call: LayerInput, backend: str | None, batches: dict[tuple[object, ...], Batch]
+    call: LayerInput, q: Tensor, memory: PageMemory, backend: str | None, batches: Batches
 ) -> LayerOutput:
     """Attend from the queries of all rows of a plan, or add them to a batch that will."""
-    plan, q = call.plan, call.q
-    if q is None:
-        return LayerOutput()
-    group = plan.group
+    plan, group = call.plan, call.plan.group
     q = q.contiguous()
     out_dtype = call.out_dtype or q.dtype
     out = torch.empty(*q.shape[:2], group.value_dim, dtype=out_dtype)
     lse = torch.empty(q.shape[:2], dtype=torch.float32)
     sinks = None if group.sinks is None else sinks_tensor(group.sinks[plan.layer_in_group])
+    key = id(plan.pool), group.num_heads, group.attention, out_dtype, id(sinks)
     start, name = 0, ""
     for row in plan.rows:
         rows = slice(start, start + row.num_queries)
@@ -82,16 +94,18 @@ def _attend(
             continue
         tensors = (q, out, lse) if len(plan.rows) == 1 else (q[rows], out[rows], lse[rows])
         if backend is None and can_attend(plan, row):
-            key = id(plan.pool), group.num_heads, group.attention, out_dtype, id(sinks)
             if (batch := batches.get(key)) is None:
-                batch = batches[key] = Batch(plan, out_dtype, sinks)
+                batch = batches[key] = Batch(plan, memory, out_dtype, sinks)
             batch.add(plan, row, *tensors)
             name = COMPILED
         else:
-            name = attend_row(plan, row, *tensors, sinks, backend) or name
+            name = attend_row(plan, memory, row, *tensors, sinks, backend) or name
     return LayerOutput(out, lse if call.return_lse else None, name)
 
 
 def run_moves(plan: MovePlan) -> None:
     """Run the copies and the moves of a plan. Not to be run twice."""
-    raise NotImplementedError
+    for copy in plan.copies:
+        copy_page(copy)
+    for move in plan.moves:
+        run_move(move)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rope_core.backends import AttentionWork, MergeWork, eager, run
 from rope_core.config import AttentionConfig
+from rope_core.kvcache.compute.page_memory import PageMemory
 from rope_core.kvcache.compute.pieces import PART_PLACES, Piece, num_places, pieces, visible_keys
 from rope_core.kvcache.compute.rotation import index_numbers, shifted_queries
 from rope_core.kvcache.plan import LayerPlan, RowPlan
@@ -21,6 +22,7 @@ MERGE_ELEMENTS = 2**22
 
 def attend_row(
     plan: LayerPlan,
+    memory: PageMemory,
     row: RowPlan,
     q: Tensor,
     out: Tensor,
@@ -32,6 +34,7 @@ def attend_row(
 
     Args:
         plan: the layer.
+        memory: of its pages.
         row: its segments, and what the queries see.
         q: `[n, H, D]`, not rotated.
         out: `[n, H, Dv]`, written.
@@ -46,7 +49,7 @@ def attend_row(
         torch.empty(shape.num_kv_heads, PART_PLACES, shape.head_dim),
         torch.empty(shape.num_kv_heads, PART_PLACES, shape.value_dim),
     )
-    index = index_numbers(row.q_index)
+    index = torch.tensor(index_numbers(row.q_index))
     end_place = num_places(segments)
     for start in range(0, row.num_queries, QUERY_BLOCK):
         block = slice(start, min(start + QUERY_BLOCK, row.num_queries))
@@ -57,7 +60,7 @@ def attend_row(
             visible = None
             if not piece.all_visible:
                 visible = visible_keys(piece, index[block], mask, end_place, plan.group.attention)
-            k, v = gather(plan, piece, buffers)
+            k, v = gather(memory, piece, buffers)
             work = AttentionWork(
                 rotated[piece.segment.shift][None, block].float(),
                 k,
@@ -77,10 +80,12 @@ def attend_row(
     return name
 
 
-def gather(plan: LayerPlan, piece: Piece, buffers: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def gather(
+    memory: PageMemory, piece: Piece, buffers: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     """Copy the keys of a piece into the buffers, in float32: views `[1, keys, Hkv, D]`."""
-    segment, page_tokens = piece.segment, plan.pool.shape.page_tokens
-    for pages, buffer in zip((plan.pool.keys, plan.pool.values), buffers, strict=True):
+    segment, page_tokens = piece.segment, memory.page_tokens
+    for pages, buffer in zip((memory.keys, memory.values), buffers, strict=True):
         key = piece.start
         while key < piece.stop:
             page, slot = divmod(segment.first_slot + key, page_tokens)

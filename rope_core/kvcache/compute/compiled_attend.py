@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rope_core.backends.work import UNBOUNDED
 from rope_core.compiled import DTYPES
+from rope_core.kvcache.compute.page_memory import PageMemory
 from rope_core.kvcache.compute.pieces import num_places
 from rope_core.kvcache.compute.rotation import index_numbers, shifted_queries
 from rope_core.kvcache.plan import LayerPlan, RowPlan
@@ -51,6 +52,7 @@ class Batch:
     """Rows that one call of the extension attends to: of one pool, group and dtype of out."""
 
     plan: LayerPlan
+    memory: PageMemory
     out_dtype: torch.dtype
     sinks: Tensor | None
     num_rows: int = 0
@@ -71,7 +73,6 @@ class Batch:
             out: `[n, H, Dv]`, contiguous.
             lse: float32 `[n, H]`, contiguous.
         """
-        index = index_numbers(row.q_index)
         mask_numbers = 0, 0, 0
         if row.tail_mask is not None:
             mask = row.tail_mask.contiguous()
@@ -80,11 +81,12 @@ class Batch:
         segments = row.segments
         rotated = shifted_queries(q, row, plan.group.rope)
         num_keys = 0
-        self.kept += index, out, lse
+        self.kept += out, lse
         self.numbers.extend(
             (
-                *(row.num_queries, out.data_ptr(), lse.data_ptr(), index.data_ptr()),
+                *(row.num_queries, out.data_ptr(), lse.data_ptr()),
                 *(*mask_numbers, num_places(segments), len(segments)),
+                *index_numbers(row.q_index),
             )
         )
         for segment in segments:
@@ -104,21 +106,20 @@ class Batch:
 
     def run(self) -> None:
         """Attend, and write every element of out and lse of all rows."""
-        plan, pool = self.plan, self.plan.pool
-        keys, values, shape, config = pool.keys, pool.values, pool.shape, plan.group.attention
+        plan, shape, memory = self.plan, self.plan.pool.shape, self.memory
+        config = plan.group.attention
         left, right = UNBOUNDED, 0 if config.causal else UNBOUNDED
         if config.window is not None:
             left, right = config.window - 1, config.window_ahead
         self.numbers[0] = self.num_rows
         module = extension()
         assert module is not None, "checked by can_attend"
-        element = keys.element_size()
         module.attend(
             self.numbers.buffer_info()[0],
-            *(keys.data_ptr(), values.data_ptr()),
-            *(keys.stride(0) * element, values.stride(0) * element),
+            *(memory.key_address, memory.value_address),
+            *(memory.key_page_bytes, memory.value_page_bytes),
             *(shape.page_tokens, shape.num_kv_heads, plan.group.num_heads // shape.num_kv_heads),
-            *(shape.head_dim, shape.value_dim, DTYPES[keys.dtype], DTYPES[self.out_dtype]),
+            *(shape.head_dim, shape.value_dim, DTYPES[shape.dtype], DTYPES[self.out_dtype]),
             *(left, right, config.chunk or 0),
             0 if self.sinks is None else self.sinks.data_ptr(),
             *(torch.get_num_threads(), self.num_products),

@@ -1,31 +1,99 @@
 """Rotation of heads `[T, H, D]` by positions, into memory of any strides."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rope_core import compiled
 from rope_core.angles import Angles, angles_at, key_angles
-from rope_core.backends.eager_rotary import rotary_operator
+from rope_core.backends.eager_rotary import is_general, rotary_operator
 from rope_core.backends.work import RotaryWork
 from rope_core.config import RopeConfig
 from rope_core.kvcache.plan import RowPlan
 
 
+class CompiledRotation(NamedTuple):
+    """What compiled code needs to know of a rope. Without a rope, it copies."""
+
+    num_pairs: int
+    start: int
+    """The first rotated channel."""
+
+    interleaved: bool
+
+
+@lru_cache(maxsize=256)
+def compiled_rotation(rope: RopeConfig | None) -> CompiledRotation | None:
+    """Return how compiled code rotates by a rope, None if it cannot."""
+    module = compiled.extension()
+    if module is None:
+        return None
+    if rope is None:
+        return CompiledRotation(0, 0, False)
+    if is_general(rope) or rope.rotary_dim > module.MAX_WIDTH:
+        return None
+    start = rope.head_dim - rope.rotary_dim if rope.trailing else 0
+    return CompiledRotation(rope.half, start, rope.layout == "interleaved")
+
+
+COPY = CompiledRotation(0, 0, False)
+"""Rotates no channel."""
+
+
+def rotate_at(
+    address: int,
+    strides: tuple[int, int],
+    x: Tensor,
+    tokens: tuple[int, int],
+    angles: Angles | None,
+    first_angle: int,
+    rotation: CompiledRotation,
+) -> None:
+    """Write tokens of `x`, rotated, to an address, by compiled code.
+
+    Args:
+        address: where the first head of the first token goes.
+        strides: elements from token to token, and from head to head.
+        x: `[T, H, D]`, channels contiguous.
+        tokens: the first token, and how many.
+        angles: float32, contiguous; None to copy.
+        first_angle: the row of the first token.
+        rotation: of the rope of the angles.
+    """
+    module = compiled.extension()
+    assert module is not None, "checked by compiled_rotation"
+    cos = sin = 0
+    if angles is not None:
+        row = first_angle * 4 * rotation.num_pairs
+        cos, sin = angles.cos.data_ptr() + row, angles.sin.data_ptr() + row
+    _, num_heads, head_dim = x.shape
+    token_stride, head_stride, _ = x.stride()
+    first, count = tokens
+    module.rotate(
+        *(cos, sin, count, rotation.num_pairs, num_heads, head_dim, rotation.start),
+        *(compiled.DTYPES[x.dtype], rotation.interleaved, False, torch.get_num_threads()),
+        x.data_ptr() + first * token_stride * x.element_size(),
+        *(token_stride, head_stride, address, *strides, count),
+    )
+
+
 def query_angles(positions: Tensor, rope: RopeConfig) -> Angles:
     """Return the angles of queries at `positions` `[T]` or `[A, T]`."""
-    return angles_at(positions, rope)
+    return angles_at(positions, rope).map(torch.Tensor.contiguous)
 
 
 def stored_angles(positions: Tensor, rope: RopeConfig) -> Angles:
     """Return the angles of keys at `positions` `[T]` or `[A, T]`."""
-    angles = key_angles(angles_at(positions, rope))
+    angles = key_angles(query_angles(positions, rope))
     assert isinstance(angles, Angles), "kernels compute fused angles themselves"
     return angles
 
 
 def rotate_into(out: Tensor, x: Tensor, angles: Angles, rope: RopeConfig) -> None:
-    """Write `x` `[T, H, D]`, rotated, to `out`.
+    """Write `x` `[T, H, D]`, rotated by operators of torch, to `out`.
 
     Args:
         out: of the shape and dtype of x, channels contiguous; it shares no memory with x.
@@ -45,12 +113,19 @@ def shifted_queries(
         return {segment.shift: q for segment in row.segments}
     positions = row.q_positions
     assert positions is not None, "the group has a rope"
+    rotation = compiled_rotation(rope)
     rotated: dict[tuple[int, ...], Tensor] = {}
     for segment in row.segments:
         shift = segment.shift
-        if shift not in rotated:
-            rotated[shift] = out = torch.empty_like(q)
-            rotate_into(out, q, query_angles(moved_back(positions, shift), rope), rope)
+        if shift in rotated:
+            continue
+        rotated[shift] = out = torch.empty_like(q)
+        angles = query_angles(moved_back(positions, shift), rope)
+        if rotation is None:
+            rotate_into(out, q, angles, rope)
+        else:
+            strides = out.stride(0), out.stride(1)
+            rotate_at(out.data_ptr(), strides, q, (0, len(q)), angles, 0, rotation)
     return rotated
 
 
@@ -63,8 +138,6 @@ def moved_back(positions: Tensor, shift: tuple[int, ...]) -> Tensor:
     return positions - torch.tensor(shift, device=positions.device)[:, None]
 
 
-def index_numbers(index: Sequence[int] | Tensor) -> Tensor:
-    """Return the index of queries as contiguous int64 `[n]`."""
-    if isinstance(index, range):
-        return torch.arange(index.start, index.stop, index.step)
-    return torch.as_tensor(index, dtype=torch.int64).contiguous()
+def index_numbers(index: Sequence[int] | Tensor) -> Sequence[int]:
+    """Return the index of queries as numbers."""
+    return index.tolist() if isinstance(index, Tensor) else index

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from rope_core.angles import Angles
-from rope_core.kvcache.compute.rotation import rotate_into, stored_angles
+from rope_core.kvcache.compute.page_memory import PageMemory
+from rope_core.kvcache.compute.rotation import (
+    COPY,
+    compiled_rotation,
+    rotate_at,
+    rotate_into,
+    stored_angles,
+)
 from rope_core.kvcache.plan import LayerPlan, PageCopy
 
 
@@ -18,11 +25,14 @@ def copy_page(copy: PageCopy) -> None:
         pages[copy.target : copy.target + num_layers].copy_(source)
 
 
-def write_tokens(plan: LayerPlan, k: Tensor, v: Tensor) -> None:
+def write_tokens(plan: LayerPlan, memory: PageMemory, k: Tensor, v: Tensor) -> None:
     """Write k `[T, Hkv, D]`, rotated, and v `[T, Hkv, Dv]` into the slots of the plan."""
-    keys, values, rope = plan.pool.keys, plan.pool.values, plan.group.rope
+    rope, page_tokens = plan.group.rope, memory.page_tokens
     k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
-    page_tokens = keys.shape[2]
+    rotation = compiled_rotation(rope)
+    size, head_dim, value_dim = k.element_size(), k.shape[2], v.shape[2]
+    key_strides = head_dim, page_tokens * head_dim
+    value_strides = value_dim, page_tokens * value_dim
     start = 0
     for row in plan.rows:
         if not row.num_new:
@@ -31,37 +41,54 @@ def write_tokens(plan: LayerPlan, k: Tensor, v: Tensor) -> None:
         if rope is not None:
             assert row.base_positions is not None, "the group has a rope"
             angles = stored_angles(row.base_positions, rope)
-        for begin, end, slot in slot_runs(row.slots, page_tokens):
-            page, first = divmod(slot, page_tokens)
-            tokens, slots = slice(start + begin, start + end), slice(first, first + end - begin)
-            # heads first in memory: [m, Hkv, D] as views
-            k_out, v_out = (x[page, :, slots].transpose(0, 1) for x in (keys, values))
-            v_out.copy_(v[tokens])
-            if rope is None or angles is None:
-                k_out.copy_(k[tokens])
-            else:
-                part = angles if end - begin == row.num_new else angles_of(angles, begin, end)
-                rotate_into(k_out, k[tokens], part, rope)
+        for begin, count, slot in slot_runs(row.slots, page_tokens):
+            page, slot = divmod(slot, page_tokens)
+            if rotation is None:
+                tokens = slice(start + begin, start + begin + count)
+                write_page(plan, memory, k[tokens], v[tokens], page, slot, angles, begin)
+                continue
+            address = memory.key_address + page * memory.key_page_bytes + slot * head_dim * size
+            tokens_at = start + begin, count
+            rotate_at(address, key_strides, k, tokens_at, angles, begin, rotation)
+            address = memory.value_address + page * memory.value_page_bytes
+            rotate_at(address + slot * value_dim * size, value_strides, v, tokens_at, None, 0, COPY)
         start += row.num_new
 
 
-def angles_of(angles: Angles, begin: int, end: int) -> Angles:
-    """Return the angles of some of the tokens."""
-    return angles.map(lambda table: table[begin:end])
+def write_page(
+    plan: LayerPlan,
+    memory: PageMemory,
+    k: Tensor,
+    v: Tensor,
+    page: int,
+    slot: int,
+    angles: Angles | None,
+    first_angle: int,
+) -> None:
+    """Write k and v into the slots of a page from `slot` on, by operators of torch."""
+    slots = slice(slot, slot + len(k))
+    # heads first in memory: views [m, Hkv, D]
+    k_out, v_out = (x[page, :, slots].transpose(0, 1) for x in (memory.keys, memory.values))
+    v_out.copy_(v)
+    if angles is None or plan.group.rope is None:
+        k_out.copy_(k)
+    else:
+        part = angles.map(lambda table: table[first_angle : first_angle + len(k)])
+        rotate_into(k_out, k, part, plan.group.rope)
 
 
 def slot_runs(slots: Sequence[int] | Tensor, page_tokens: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the first and the last + 1 of the tokens of each page, and the slot of the first.
+    """Yield the first token, the number of tokens and the first slot of each page.
 
     The slots of tokens of one page go on by one.
     """
     if isinstance(slots, torch.Tensor):
         slots = slots.tolist()
-    begin, count = 0, len(slots)
-    while begin < count:
+    begin, num_slots = 0, len(slots)
+    while begin < num_slots:
         slot = slots[begin]
-        end = min(count, begin + page_tokens - slot % page_tokens)
-        while slots[end - 1] != slot + end - 1 - begin:
-            end -= 1
-        yield begin, end, slot
-        begin = end
+        count = min(num_slots - begin, page_tokens - slot % page_tokens)
+        while slots[begin + count - 1] != slot + count - 1:
+            count -= 1
+        yield begin, count, slot
+        begin += count
