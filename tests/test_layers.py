@@ -57,7 +57,9 @@ service.oip.types service.oip.validate
 service.oip.errors
 service.v1
 service.asgi.body
+service.sessions.build
 service.sessions.handler
+service.sessions.step_many
 service.sessions.operations.attach service.sessions.operations.create
 service.sessions.operations.truncate service.sessions.operations.places
 service.sessions.operations.reorder service.sessions.operations.fork

@@ -9,6 +9,7 @@ from service.oip.infer.models import MODELS, Model
 from service.oip.infer.parse import RequestParser
 from service.oip.shm.registry import SharedMemoryRegistry
 from service.oip.statistics import Statistics, TritonMetrics
+from service.sessions.build import build_sessions
 
 
 class OipState:
@@ -22,6 +23,7 @@ class OipState:
     def __init__(self, handler: InferenceHandler, lifecycle: Lifecycle) -> None:
         self.handler = handler
         self.lifecycle = lifecycle
+        self.sessions = build_sessions(handler, lifecycle)
         self.regions = SharedMemoryRegistry(handler.settings.shared_memory_prefix)
         self.parser = RequestParser(self.regions, handler.settings.max_body_bytes)
         self.statistics: Mapping[str, Statistics] = {

@@ -16,6 +16,7 @@ from service import __version__
 from service.asgi import io, problems
 from service.asgi.middleware import QUIET, App, RequestMiddleware
 from service.asgi.problems import ErrorAnswer
+from service.asgi.routing_errors import describe_method, describe_unknown_path
 from service.device import Driver
 from service.endpoints.table import ENDPOINTS
 from service.errors import UnknownName
@@ -27,10 +28,11 @@ from service.oip.http.routes import infer_routes
 from service.oip.state import OipState
 from service.server.api_docs import DESCRIPTION, TAGS, add_api_docs
 from service.server.bootstrap import build_service, lifespan
-from service.asgi.routing_errors import describe_method, describe_unknown_path
 from service.server.status import status_routes
+from service.sessions.paths import SESSIONS, STEP_MANY
 from service.settings import Settings
 from service.v1.routes import Route
+from service.v1.sessions import METHODS, SessionRoutes
 
 
 def create_app(
@@ -63,8 +65,13 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     )
     hot: dict[str, App] = {endpoint.path: Route(endpoint, service) for endpoint in ENDPOINTS}
     hot |= infer_routes(oip_state)
+    sessions = SessionRoutes(oip_state.sessions)
     app.router.redirect_slashes = False  # a redirect would name the host as the client does
     app.router.routes += [StarletteRoute(path, hot[path], methods=["POST"]) for path in hot]
+    app.router.routes += [
+        StarletteRoute(path, sessions, methods=[*methods]) for path, methods in METHODS.items()
+    ]
+    hot |= dict.fromkeys((SESSIONS, STEP_MANY), sessions)
     control = control_routes(oip_state)
     status = status_routes(service, lifecycle)
     app.include_router(status)
@@ -73,11 +80,12 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     routes = (*app.routes, *status.routes, *control.routes)
     app.add_exception_handler(HTTPException, partial(_refuse, routes))
     app.add_exception_handler(UnknownName, _answer_failure)
-    for route in (*hot, "other"):  # the series exist from the start
+    for route in (*hot, *METHODS, "other"):  # the series exist from the start
         service.metrics.request_seconds.labels(route)
     return RequestMiddleware(
         app,
         hot=hot,
+        sessions=sessions,
         paths=frozenset(getattr(route, "path", "") for route in routes) - {""},
         request_log=RequestLog(service.metrics, level=service.settings.log_level, quiet=QUIET),
         describe=_describe,

@@ -181,6 +181,7 @@ async def lifespan(oip_state: OipState, device_threads: ThreadPoolExecutor) -> A
         service.builder.close()
         service.batcher.close()
         service.worker_queue.close()
+        oip_state.sessions.close()
         oip_state.regions.close()
         device_threads.shutdown(wait=False)
         service.io_executor.shutdown(wait=False)

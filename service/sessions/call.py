@@ -59,6 +59,53 @@ class SessionServices:
                 self.arena = await self.inference.to_thread(context.deadline, self._make_arena)
             return self.arena
 
+    def choose_backend(self, requested: object) -> str | None:
+        """Return the name of the backend to use, None where the library chooses.
+
+        Raises:
+            ConfigError: the request names a backend and may not, or no text.
+        """
+        policy = self.inference.backend_policy
+        if requested is None:
+            return policy.forced
+        if not isinstance(requested, str):
+            raise ConfigError("backend", "the name of a backend", type(requested).__name__)
+        policy.check_allowed(requested)
+        return requested
+
+    def charge(self, context: RequestContext, num_bytes: int, memory_factor: int) -> None:
+        """Charge a request for its answer.
+
+        Raises:
+            TooLarge: the answer is over the limit.
+            Overloaded: there is too little memory for it now.
+        """
+        inference = self.inference
+        if num_bytes > inference.max_bytes(memory_factor):
+            raise inference.answer_too_large(num_bytes, memory_factor)
+        context.charge.add(num_bytes * memory_factor * context.answer_copies)
+
+    async def run(
+        self, jobs: Sequence[SessionJob], operation: PlannedOperation, context: RequestContext
+    ) -> tuple[list[LayerOutput], Completed[Any]]:
+        """Run an operation; return its outputs, and the times of all its runs together.
+
+        Raises:
+            OperationTimedOut, ServiceError: as `run_operation`.
+        """
+        completed = await run_operation(self.inference.batcher, jobs, operation, context)
+        if len(completed) == 1:
+            return completed[0].result, completed[0]
+        outputs = join_pieces(jobs, [each.result for each in completed])
+        times = Completed(
+            outputs,
+            sum(each.queue_s for each in completed),
+            sum(each.copy_s for each in completed),
+            sum(each.compute_s for each in completed),
+            max(each.num_calls for each in completed),
+        )
+        return outputs, times
+
 
 @dataclass(slots=True)
 class SessionCall:
@@ -96,50 +143,6 @@ class SessionCall:
             turn.release()
             raise
         return turn
-
-    def choose_backend(self, requested: object) -> str | None:
-        """Return the name of the backend to use, None where the library chooses.
-
-        Raises:
-            ConfigError: the request names a backend and may not, or no text.
-        """
-        policy = self.services.inference.backend_policy
-        if requested is None:
-            return policy.forced
-        if not isinstance(requested, str):
-            raise ConfigError("backend", "the name of a backend", type(requested).__name__)
-        policy.check_allowed(requested)
-        return requested
-
-    async def run(
-        self, jobs: Sequence[SessionJob], operation: PlannedOperation
-    ) -> tuple[list[LayerOutput], Completed[Any]]:
-        """Run an operation; return its outputs, and the times of all its runs together."""
-        batcher = self.services.inference.batcher
-        completed = await run_operation(batcher, jobs, operation, self.context)
-        if len(completed) == 1:
-            return completed[0].result, completed[0]
-        outputs = join_pieces(jobs, [each.result for each in completed])
-        times = Completed(
-            outputs,
-            sum(each.queue_s for each in completed),
-            sum(each.copy_s for each in completed),
-            sum(each.compute_s for each in completed),
-            max(each.num_calls for each in completed),
-        )
-        return outputs, times
-
-    def charge(self, num_bytes: int) -> None:
-        """Charge the request for its answer.
-
-        Raises:
-            TooLarge: the answer is over the limit.
-            Overloaded: there is too little memory for it now.
-        """
-        inference, factor = self.services.inference, self.memory_factor
-        if num_bytes > inference.max_bytes(factor):
-            raise inference.answer_too_large(num_bytes, factor)
-        self.context.charge.add(num_bytes * factor * self.context.answer_copies)
 
     def answer(
         self,

@@ -10,6 +10,8 @@ from rope_core import ConfigError
 from rope_core.kvcache.errors import KVCacheError
 from service.access.tenant import Tenant
 from service.inference.handler import RequestContext
+from service.lifecycle import Lifecycle
+from service.sessions import step_many
 from service.sessions.answer import SessionAnswer, message_of
 from service.sessions.call import SessionCall, SessionServices
 from service.sessions.documents import document, list_document
@@ -59,11 +61,13 @@ class SessionHandler:
 
     Args:
         services: what operations use.
+        lifecycle: once the service is ending, there are no new sessions.
         is_on: whether clients may have sessions.
     """
 
-    def __init__(self, services: SessionServices, *, is_on: bool) -> None:
+    def __init__(self, services: SessionServices, lifecycle: Lifecycle, *, is_on: bool) -> None:
         self.services = services
+        self._lifecycle = lifecycle
         self.is_on = is_on
         self._keys = IdempotencyKeys(services.registry.clock)
 
@@ -183,9 +187,20 @@ class SessionHandler:
         values = {"sessions": documents, "next_cursor": next_cursor}
         return SessionAnswer(message_of(values), is_document=True)
 
+    def close(self) -> None:
+        """Give the memory of all sessions back: the service has ended."""
+        self.services.registry.close()
+
     def document(self, session: Session) -> dict[str, Any]:
         """Return the document of a session."""
         return document(session, self.services.registry.clock())
+
+    async def step_many(
+        self, message: Message, context: RequestContext, memory_factor: int = 1
+    ) -> SessionAnswer:
+        """Step tokens of many sessions: `POST /v1/step`; arguments as `call`."""
+        self.check_on()
+        return await step_many.run(self.services, message, context, memory_factor)
 
     async def _once_forked(self, call: SessionCall, options: CreateOptions) -> SessionAnswer:
         def again(forks: Sequence[Session]) -> SessionAnswer:
@@ -226,6 +241,7 @@ class SessionHandler:
         options: CreateOptions,
     ) -> SessionAnswer:
         """Create sessions, or answer a request that has created them before."""
+        self.services.registry.is_draining = self._lifecycle.ending
         if options.key is None:
             return (await create_now())[0]
         claim = self._keys.claim(context.tenant, options.key, options.digest)

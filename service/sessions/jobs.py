@@ -50,6 +50,11 @@ class SessionJob:
     """What moves instead of `inputs`; such a job has a batch key of its own."""
 
     @property
+    def operation(self) -> type:
+        """The type of the call: none of those that models of the Open Inference Protocol have."""
+        return type(self)
+
+    @property
     def wait_s(self) -> float:
         """Seconds in which jobs that arrive later may go first."""
         return 0.0 if self.num_tokens <= STEP_TOKENS else PIECE_WAIT_RUNS * self.seconds
@@ -110,7 +115,9 @@ def make_jobs(
         return [_job(inputs, range(len(inputs)), key, runner, backend, seconds)]
     device = runner.device
     pieces = [(i, piece) for i, each in enumerate(inputs) for piece in _append_pieces(each)]
-    pieces += [(i, piece) for i, each in enumerate(inputs) for piece in _attend_pieces(each, device)]
+    pieces += [
+        (i, piece) for i, each in enumerate(inputs) for piece in _attend_pieces(each, device)
+    ]
     return [
         _job([piece], [owner], key, runner, backend, _seconds(piece, device))
         for owner, piece in pieces

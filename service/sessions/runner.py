@@ -110,9 +110,7 @@ async def run_operation(
             completed.append(await run_entry(batcher, entry, context))
     except TimedOut:
         may_commit = entry is not None and entry.is_abandoned and entry.is_last
-        raise OperationTimedOut(
-            "unknown" if may_commit and operation.changes else False
-        ) from None
+        raise OperationTimedOut("unknown" if may_commit and operation.changes else False) from None
     finally:
         if entry is None or not entry.is_abandoned:
             operation.settle(has_run=False)

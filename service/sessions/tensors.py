@@ -68,9 +68,7 @@ def read_tokens(
         if len(shape) != num_lead + 2 or shape[-2] != heads or shape[-1] != width:
             axes = _axes(num_layers is not None, cu_seqlens is not None)
             raise ShapeError(name, f"[{axes}, {heads}, {width}]", [*shape])
-        if x.dtype is not dtype:
-            expected = f"{_name(dtype)}, the dtype of the session"
-            raise ShapeError(name, expected, _name(x.dtype))
+        _check_dtype(name, x, dtype)
         if lead is None:
             lead = shape[:-2]
         elif lead != shape[:-2]:
@@ -89,7 +87,7 @@ def read_tokens(
             packed[name] = [x.reshape(total, *x.shape[-2:]) for x in layers]
     else:
         total = lead[-1]
-        num_tokens = _row_lengths(cu_seqlens, total)
+        num_tokens = read_row_lengths(cu_seqlens, total)
         num_rows, num_each = len(num_tokens), None
     positions, q_index = tensors.get("positions"), tensors.get("q_index")
     if positions is not None:
@@ -108,8 +106,41 @@ def read_tokens(
     )
 
 
-def _row_lengths(cu_seqlens: Tensor, total: int) -> list[int]:
-    """Return the tokens of each row of a packed call."""
+def read_packed(
+    tensors: Mapping[str, Tensor],
+    group: KVGroup,
+    dtype: torch.dtype,
+    num_tokens: list[int],
+    num_axes: int,
+) -> Tokens:
+    """Return the tensors of one layer, q, k and v `[T, heads, D]`, as `read_tokens`."""
+    checked: dict[str, list[Tensor]] = {}
+    for name in ("q", "k", "v"):
+        x = tensors[name]
+        heads = group.num_heads if name == "q" else group.num_kv_heads
+        width = group.value_dim if name == "v" else group.head_dim
+        if x.shape[1] != heads or x.shape[2] != width:
+            raise ShapeError(name, f"[tokens, {heads}, {width}]", [*x.shape])
+        _check_dtype(name, x, dtype)
+        checked[name] = [x]
+    total = tensors["q"].shape[0]
+    positions = tensors.get("positions")
+    if positions is not None:
+        num_rows = len(num_tokens)
+        positions = _per_token("positions", positions, num_axes, num_rows, None, total)
+    return Tokens(
+        num_tokens, checked["q"], checked["k"], checked["v"], positions, None, None, (total,)
+    )
+
+
+def _check_dtype(name: str, x: Tensor, dtype: torch.dtype) -> None:
+    if x.dtype is not dtype:
+        expected = f"{_name(dtype)}, the dtype of the session"
+        raise ShapeError(name, expected, _name(x.dtype))
+
+
+def read_row_lengths(cu_seqlens: Tensor, total: int) -> list[int]:
+    """Return the tokens of each row of a packed call. Raises ShapeError."""
     is_valid = cu_seqlens.ndim == 1 and cu_seqlens.dtype in (torch.int64, torch.int32)
     bounds: list[int] = cu_seqlens.tolist() if is_valid and len(cu_seqlens) > 1 else []
     lengths = [stop - start for start, stop in pairwise(bounds)]

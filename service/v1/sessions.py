@@ -124,9 +124,8 @@ class SessionRoutes:
             if headers.get(b"content-encoding", b"identity") != b"identity":
                 raise UnsupportedMediaType("Content-Encoding must be absent or identity")
             batcher = self._inference.batcher
-            if operation in _RUNS or path == STEP_MANY:
-                if batcher.load.num_waiting:
-                    batcher.check(deadline, tenant)
+            if (operation in _RUNS or path == STEP_MANY) and batcher.load.num_waiting:
+                batcher.check(deadline, tenant)
             body = await read_body(self._inference, context, receive, headers, codec.memory_factor)
             message, as_base64 = await self._decode(codec, body, context)
             factor = accepted.answer_memory_factor

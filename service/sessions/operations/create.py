@@ -62,7 +62,7 @@ async def run(
     arena = await services.get_arena(context)
     session = services.registry.create(
         context.tenant,
-        lambda: KVCache(configuration.config, arena, batch, max_tokens),
+        lambda: KVCache(configuration.config, arena, batch, max_tokens, owner=context.tenant.name),
         configuration.document,
         SessionOptions(
             ttl_s=params.ttl_s,

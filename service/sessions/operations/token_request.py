@@ -107,9 +107,6 @@ def read_request(
     values = check_names(message, kind.params, kind.tensors, kind.required)
     layers, has_layers = _layers_of(values, len(layout.groups))
     group = layout.group_of(layers)
-    out_dtype = values.get("out_dtype")
-    if out_dtype not in (None, "float32"):
-        raise ConfigError("out_dtype", "float32 or absent", printable(repr(out_dtype)))
     tokens = read_tokens(
         message.tensors, group, dtype, len(layers) if has_layers else None, layout.num_axes
     )
@@ -127,10 +124,18 @@ def read_request(
         whole_or_list(values, "expected_length", None),
         whole(values, "expected_generation", None),
         flag(values, "return_lse"),
-        None if out_dtype is None else torch.float32,
+        read_out_dtype(values),
         choose_backend(values.get("backend")),
         tokens,
     )
+
+
+def read_out_dtype(values: Mapping[str, Any]) -> torch.dtype | None:
+    """Return the dtype of out; None: that of the session. Raises ConfigError."""
+    name = values.get("out_dtype")
+    if name not in (None, "float32"):
+        raise ConfigError("out_dtype", "float32 or absent", printable(repr(name)))
+    return None if name is None else torch.float32
 
 
 def _layers_of(values: Mapping[str, Any], num_layers: int) -> tuple[list[int], bool]:

@@ -34,11 +34,11 @@ async def run(call: SessionCall, kind: TokenOperation) -> SessionAnswer:
     if kind.appends:
         call.check_not_frozen()
     layout, dtype = layout_of(session), session.cache.config.dtype
-    request = read_request(call.message, layout, dtype, kind, call.choose_backend)
+    request = read_request(call.message, layout, dtype, kind, call.services.choose_backend)
     call.message = NO_MESSAGE  # the tensors are freed when the call has run
     layers, shape = request.layers, OutputShape.of(request)
     num_bytes = request.answer_bytes
-    call.charge(num_bytes)
+    call.services.charge(call.context, num_bytes, call.memory_factor)
     turn = await call.take_turn(changes=kind.appends)
     try:
         decision = decide(session, request)
@@ -62,7 +62,7 @@ async def run(call: SessionCall, kind: TokenOperation) -> SessionAnswer:
     )
     jobs = make_jobs(inputs, request.batch_key, call.services.runner, request.backend)
     del inputs, request
-    outputs, completed = await call.run(jobs, operation)
+    outputs, completed = await call.services.run(jobs, operation, call.context)
     tensors = shape.tensors(outputs) if kind.attends else NO_TENSORS
     return call.answer(
         values, tensors, num_bytes=num_bytes, completed=completed, backend=outputs[0].backend
