@@ -12,7 +12,7 @@ PARITY := .venv-parity
 SEED ?= 0
 JOBS ?= 2
 
-.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model image image-test clean
+.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -100,8 +100,11 @@ EXAMPLE := .venv-example
 example-real-model: $(READY) $(EXAMPLE)/.ready  ## generate text with a real model and attention by the service
 	$(BIN)/python examples/with_service.py $(EXAMPLE)/bin/python examples/real_model.py
 
+example-sessions: $(READY) $(EXAMPLE)/.ready  ## the same, with a cache that the service keeps, and the time of a token
+	$(BIN)/python examples/with_service.py $(EXAMPLE)/bin/python examples/generate_with_sessions.py
+
 # --no-deps: the file lists all dependencies that are needed; others would need a compiler
-$(EXAMPLE)/.ready: examples/requirements-real-model.txt
+$(EXAMPLE)/.ready: examples/requirements-real-model.txt $(wildcard clients/python/rope_client/*.py clients/python/rope_client/*/*.py)
 	$(PYTHON) -m venv $(EXAMPLE)
 	$(EXAMPLE)/bin/pip install --quiet $(TORCH)
 	$(EXAMPLE)/bin/pip install --quiet --no-deps -r examples/requirements-real-model.txt ./clients/python

@@ -111,5 +111,10 @@ def test_the_nearest_error_is_chosen(theirs, ours):
 
 
 def test_the_tree_in_the_docstring_is_the_tree():
-    drawn = {line.split()[1] for line in errors.__doc__.splitlines() if "+-" in line}
+    drawn, of_session = set(), set()
+    for line in errors.__doc__.splitlines():
+        _, sign, text = line.partition("+-")
+        if sign:
+            (of_session if line.startswith("  |  ") else drawn).add(text.split()[0])
     assert drawn == {error.__name__ for error in RopeClientError.__subclasses__()}
+    assert of_session == {error.__name__ for error in BadRequest.__subclasses__()}

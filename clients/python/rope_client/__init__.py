@@ -2,7 +2,8 @@
 
 `Client` blocks and `AsyncClient` is awaited; both have `rotate`, `attention`, `cos_sin`, `shift`,
 `merge`, `resolve`, `diagnose`, `compare`, `positions`, `presets`, `variants`, `ready` and
-`version`.
+`version`; and `session`, `open_session`, `sessions` and `step_many` for caches of keys and values
+that the service keeps.
 """
 
 from rope_client.aio import AsyncClient
@@ -26,18 +27,29 @@ from rope_client.answers import (
 from rope_client.errors import (
     BadRequest,
     ConnectionFailed,
+    NoSession,
     Overloaded,
     RopeClientError,
+    SessionConflict,
+    SessionFrozen,
+    SessionGone,
+    SessionMemoryFull,
+    SessionTooLong,
     TimedOut,
     UnexpectedAnswer,
 )
 from rope_client.retry import RetryPolicy
 from rope_client.rope_warning import RopeWarning
+from rope_client.sessions.asession import AsyncSession, AsyncStream
+from rope_client.sessions.document import SessionDocument
+from rope_client.sessions.session import Session, Stream
 from rope_client.sync import Client
 
 __all__ = [
     "AngleDifference",
     "AsyncClient",
+    "AsyncSession",
+    "AsyncStream",
     "Attended",
     "BadRequest",
     "Built",
@@ -49,6 +61,7 @@ __all__ = [
     "Explanation",
     "Measured",
     "NamedMistake",
+    "NoSession",
     "Overloaded",
     "ParameterDifference",
     "Resolved",
@@ -56,7 +69,15 @@ __all__ = [
     "RopeClientError",
     "RopeWarning",
     "Rotated",
+    "Session",
+    "SessionConflict",
+    "SessionDocument",
+    "SessionFrozen",
+    "SessionGone",
+    "SessionMemoryFull",
+    "SessionTooLong",
     "Shifted",
+    "Stream",
     "Table",
     "TimedOut",
     "UnexpectedAnswer",

@@ -2,21 +2,27 @@
 
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 import anyio
 import httpx
 
 from rope_client import calls
 from rope_client.attempts import Answered, Attempts, OutageLog, Request, Settings
-from rope_client.call import Call, Response
+from rope_client.call import Call, Options, Response
 from rope_client.connections import ONE_CONNECTION, Connections
 from rope_client.errors import RopeClientError
 from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
 from rope_client.rope_warning import Caller, WarnOnce
+from rope_client.sessions import calls as session_calls
+from rope_client.sessions.asession import AsyncSession, SessionOpening
+from rope_client.sessions.document import SessionDocument
+from rope_client.sessions.endpoint import StreamEndpoint
+from rope_client.sessions.many import step_many
 from rope_client.transport import (
     Address,
     StrPath,
@@ -42,6 +48,27 @@ def _sends(
     @described_by(build)
     def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._send(lambda: build(*args, **kwargs), Caller.of(sys._getframe(1)))
+
+    return method
+
+
+def _itself(call: Call[T]) -> Call[T]:
+    return call
+
+
+def _opens(
+    build: Callable[P, Call[SessionDocument]],
+) -> Callable[Concatenate["AsyncClient", P], SessionOpening]:
+    """Make a method that sends a call and returns the session of its answer."""
+
+    @described_by(build)
+    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> SessionOpening:
+        caller = Caller.of(sys._getframe(1))
+
+        async def opening() -> AsyncSession:
+            return AsyncSession(self, await self._send(lambda: build(*args, **kwargs), caller))
+
+        return SessionOpening(opening())
 
     return method
 
@@ -90,6 +117,7 @@ class AsyncClient:
         self._address = address = Address.of(base_url)
         verify = tls_context(ca_file, client_cert, has_transport=transport is not None)
         headers = key_header(api_key)
+        self._stream_endpoint = StreamEndpoint.of(address, verify, headers)
 
         def open_client() -> httpx.AsyncClient:
             own = transport
@@ -128,6 +156,27 @@ class AsyncClient:
     variants = _sends(calls.variants)
     ready = _sends(calls.ready)
     version = _sends(calls.version)
+
+    session = _opens(session_calls.create)
+    open_session = _opens(session_calls.inspect)
+    step_many = _sends(step_many)
+
+    async def sessions(
+        self,
+        label: str | Sequence[str] = (),
+        *,
+        name: str | None = None,
+        **options: Unpack[Options],
+    ) -> list[SessionDocument]:
+        """All sessions of the API key that have all labels, or the one with a name."""
+        caller, cursor = Caller.of(sys._getframe(1)), None
+        documents: list[SessionDocument] = []
+        while True:
+            call = session_calls.page(label, name, cursor, options)
+            page, cursor = await self._send(partial(_itself, call), caller)
+            documents += page
+            if cursor is None:
+                return documents
 
     async def _send(self, build: Callable[[], Call[T]], caller: Caller) -> T:
         # built and encoded only with a place, so that waiting calls hold no copies of their tensors

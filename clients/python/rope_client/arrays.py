@@ -1,6 +1,7 @@
 """Arrays of the caller: numpy arrays, torch tensors, lists and numbers."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -33,8 +34,21 @@ def array_of(name: str, value: Any) -> npt.NDArray[Any]:
     return np.asarray(tensor.view(torch.int16).numpy(force=True).view(ml_dtypes.bfloat16))
 
 
-def requires_grad(value: Any) -> bool:
-    """Tell whether a value is a tensor that gradients flow to."""
+def arrays_of(
+    tensors: Mapping[str, npt.ArrayLike | None],
+) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
+    """Return the arrays of the arguments that are not None, and warnings about them."""
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    warnings = tuple(
+        f"{name} requires grad, but no gradient flows through the service: "
+        f"pass {name}.detach() if none is needed"
+        for name, tensor in given.items()
+        if _requires_grad(tensor)
+    )
+    return {name: array_of(name, tensor) for name, tensor in given.items()}, warnings
+
+
+def _requires_grad(value: Any) -> bool:
     return _is_tensor(value) and bool(value.requires_grad)
 
 

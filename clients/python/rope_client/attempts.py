@@ -4,23 +4,16 @@ A client sends `Attempts.request()` and gives the response to `Attempts.receive(
 the answer or a pause before the next request, or raises if there is no other attempt.
 """
 
-import json
 import logging
 import math
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Generic, TypeVar
 
 from rope_client.call import Call, Response
-from rope_client.errors import (
-    BadRequest,
-    Overloaded,
-    RopeClientError,
-    TimedOut,
-    UnexpectedAnswer,
-)
+from rope_client.errors import Overloaded, RopeClientError, UnexpectedAnswer
+from rope_client.problems import refusal
 from rope_client.retry import RetryPolicy
 from rope_client.wire import CODECS, Encoding
 
@@ -106,7 +99,7 @@ class Attempts(Generic[T]):
             raise ValueError(f"timeout_s must be positive and finite, got {timeout_s}")
         self._timeout_s = timeout_s
         self._deadline_s = settings.clock() + timeout_s
-        self._codec = CODECS[settings.encoding]
+        self._codec = CODECS[call.encoding or settings.encoding]
         self._content = None if call.message is None else self._codec.encode(call.message)
         self._count = 0
 
@@ -120,15 +113,17 @@ class Attempts(Generic[T]):
         left_s = max(self._deadline_s - self._settings.clock(), 1e-3)
         header_ms = 1e3 * (self._timeout_s if self._count == 1 else left_s)
         whole_ms = min(max(1, round(header_ms)), MAX_TIMEOUT_MS)
+        call = self._call
         headers = {"X-Request-Id": self._request_id, "X-Request-Timeout-Ms": str(whole_ms)}
+        headers |= call.headers
         if self._content is None:
-            return Request("GET", self._call.path, headers, None, left_s)
+            return Request(call.method or "GET", call.path, headers, None, left_s)
         headers |= {
             "Accept": self._codec.MEDIA_TYPE,
             "Content-Type": self._codec.MEDIA_TYPE,
             "Content-Length": str(len(self._content)),
         }
-        return Request("POST", self._call.path, headers, self._content, left_s)
+        return Request(call.method or "POST", call.path, headers, self._content, left_s)
 
     def receive(self, outcome: Response | RopeClientError) -> Answered[T] | Pause:
         """Return the answer, or a pause before the next attempt.
@@ -136,10 +131,10 @@ class Attempts(Generic[T]):
         Raises:
             RopeClientError: the call failed, and there is no other attempt.
         """
-        if isinstance(outcome, Response) and outcome.status == 200:
+        if isinstance(outcome, Response) and outcome.status == self._call.answered_with:
             self._outage_log.answered()
             return Answered(self._read(outcome))
-        failure = _refusal(outcome) if isinstance(outcome, Response) else outcome
+        failure = refusal(outcome) if isinstance(outcome, Response) else outcome
         failure.request_id = failure.request_id or self._request_id
         failure.attempts = self._count
         if self._call.read_failure is not None:
@@ -167,54 +162,3 @@ class Attempts(Generic[T]):
                 status=response.status,
                 request_id=self._request_id,
             ) from error
-
-
-def _refusal(response: Response) -> RopeClientError:
-    """Return the error for an answer other than 200."""
-    problem = _problem(response.content)
-    failure = _class_of(response.status)(
-        problem.get("detail") or f"answered {response.status}",
-        status=response.status,
-        code=problem.get("code"),
-        request_id=response.headers.get("x-request-id"),
-    )
-    if isinstance(failure, Overloaded):
-        failure.retry_after_s = _retry_after_s(response.headers)
-    if response.status == 502:
-        failure.is_transient = True  # of a proxy whose replica restarts
-    return failure
-
-
-def _class_of(status: int) -> type[RopeClientError]:
-    by_status: dict[int, type[RopeClientError]] = {
-        429: Overloaded,
-        503: Overloaded,
-        504: TimedOut,
-    }
-    return by_status.get(status, BadRequest if 400 <= status < 500 else UnexpectedAnswer)
-
-
-def _problem(body: bytes) -> dict[str, str]:
-    """Return the strings of a problem document; none of them if a proxy answered in HTML."""
-    try:
-        members = json.loads(body)
-    except ValueError:
-        return {}
-    if not isinstance(members, dict):
-        return {}
-    return {name: member for name, member in members.items() if isinstance(member, str)}
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of Retry-After; None if there are none, or they cannot be read.
-
-    A date counts from the header Date, so that the clocks of the two machines may differ.
-    """
-    value = headers.get("retry-after", "")
-    if value.isdecimal():
-        return float(value)
-    try:
-        seconds = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("date", ""))
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return max(0.0, seconds.total_seconds())

@@ -1,10 +1,11 @@
 """A call before it is sent, and the HTTP response to one attempt."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypedDict, TypeVar
 
 from rope_client.errors import RopeClientError
+from rope_client.wire import Encoding, codec_for
 from rope_client.wire.message import Message
 
 T = TypeVar("T")
@@ -34,6 +35,11 @@ class Response:
     content: bytes
 
 
+def message_of(response: Response) -> Message:
+    """Return the message of a response; KeyError if its type is unknown."""
+    return codec_for(response.headers["content-type"]).decode(response.content)
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Call(Generic[T]):
     """One call, not yet encoded."""
@@ -41,7 +47,7 @@ class Call(Generic[T]):
     path: str
 
     message: Message | None
-    """The message to POST; None for a GET."""
+    """The message to send; None: no body."""
 
     read: Callable[[Response], T]
     """Reads the answer; raises any exception if the answer has another form."""
@@ -56,6 +62,18 @@ class Call(Generic[T]):
 
     warnings: tuple[str, ...] = ()
     """Warnings of the client about the arguments."""
+
+    method: str | None = None
+    """HTTP method; None: POST with a message, GET without."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Further headers of the request."""
+
+    encoding: Encoding | None = None
+    """Of the message; None: that of the client."""
+
+    answered_with: int = 200
+    """HTTP status of an answer; any other is a failure."""
 
     def __post_init__(self) -> None:
         # `Unpack` binds only the type checker: at run time the options may hold any name

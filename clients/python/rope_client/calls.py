@@ -24,11 +24,10 @@ from rope_client.answers import (
     Shifted,
     Table,
 )
-from rope_client.arrays import array_of, requires_grad
-from rope_client.call import Call, Options, Response
+from rope_client.arrays import arrays_of
+from rope_client.call import Call, Options, Response, message_of
 from rope_client.errors import RopeClientError
 from rope_client.rope import DEFAULT_ROPE, Rope, rope_json
-from rope_client.wire import codec_for
 from rope_client.wire.message import Message
 
 T = TypeVar("T")
@@ -371,13 +370,11 @@ def _post(
     options: Options,
 ) -> Call[T]:
     """Return a POST of a pure function of its message."""
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    arrays = {name: array_of(name, tensor) for name, tensor in given.items()}
+    arrays, warnings = arrays_of(tensors)
     set_params = {name: value for name, value in params.items() if value is not UNSET}
 
     def read_response(response: Response) -> T:
-        codec = codec_for(response.headers["content-type"])
-        return read(codec.decode(response.content))
+        return read(message_of(response))
 
     return Call(
         path=path,
@@ -385,10 +382,5 @@ def _post(
         read=read_response,
         options=options,
         is_idempotent=True,
-        warnings=tuple(
-            f"{name} requires grad, but no gradient flows through the service: "
-            f"pass {name}.detach() if none is needed"
-            for name, tensor in given.items()
-            if requires_grad(tensor)
-        ),
+        warnings=warnings,
     )

@@ -2,11 +2,22 @@
 
 RopeClientError
   +- BadRequest         the service refused the call; a retry would be refused as well
+  |  +- NoSession           404: no KV session of this API key has the id
+  |  +- SessionGone         410: the session has ended, see `reason`
+  |  +- SessionConflict     409: the session is not in the state that the client expects
+  |  +- SessionTooLong      413: a row would be longer than `max_tokens`
+  |  +- SessionFrozen       423: the session is a snapshot
+  |  +- SessionMemoryFull   507: no memory for the session to grow
   +- Overloaded         the service was full or shutting down, or over a quota, at all attempts
   +- TimedOut           no answer within the deadline
   +- ConnectionFailed   no connection, or it was closed, at all attempts
   +- UnexpectedAnswer   the answer is not of this API: another program, or a bug
+
+A session is unchanged after each error of the service. After `TimedOut` and `ConnectionFailed` a
+change may have happened: send the same step again, or read the session with `inspect`.
 """
+
+from typing import Any
 
 
 class RopeClientError(Exception):
@@ -46,6 +57,43 @@ class RopeClientError(Exception):
 
 class BadRequest(RopeClientError):
     """The service refused the call (4xx); a retry would be refused as well."""
+
+
+class NoSession(BadRequest):
+    """No session has the id: it never existed, or belongs to another API key (404)."""
+
+
+class SessionGone(BadRequest):
+    """The session has ended, and its tokens are lost (410)."""
+
+    reason: str | None = None
+    """`expired`, `evicted`, `deleted`, `device_lost`, `restarted` or `owner_lost`."""
+
+
+class SessionConflict(BadRequest):
+    """The session is not in the state that the client expects (409); it is unchanged.
+
+    `code` is `session_conflict` (another client has changed the session), `layers_differ`,
+    `rolled_past` or `name_taken`.
+    """
+
+    length: Any = None
+    """Lengths as the service has them: of the layer for `append` and `step`."""
+
+    generation: int | None = None
+    """Number of operations that have changed tokens, as the service has it."""
+
+
+class SessionTooLong(BadRequest):
+    """A row would be longer than `max_tokens`, or the session larger than the memory (413)."""
+
+
+class SessionFrozen(BadRequest):
+    """The session is a snapshot: fork it, and change the fork (423)."""
+
+
+class SessionMemoryFull(BadRequest):
+    """The service has no memory for the session to grow; the session is unchanged (507)."""
 
 
 class Overloaded(RopeClientError):

@@ -41,13 +41,14 @@ def rope_json(rope: Rope) -> dict[str, Any] | str:
     if isinstance(rope, str) and not rope.endswith(".json"):
         return rope
     if not isinstance(rope, Mapping):
-        return {"config": _config_json("rope", rope)}
+        return {"config": config_json("rope", rope)}
     if rope.get("config") is None:
         return dict(rope)
-    return {**rope, "config": _config_json("rope['config']", rope["config"])}
+    return {**rope, "config": config_json("rope['config']", rope["config"])}
 
 
-def _config_json(name: str, config: Any) -> dict[str, Any]:
+def config_json(name: str, config: Any) -> dict[str, Any]:
+    """Return the members of a config."""
     if isinstance(config, Mapping):
         return dict(config)
     if hasattr(config, "to_dict"):

@@ -3,20 +3,25 @@
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 import httpx
 
 from rope_client import calls
 from rope_client.attempts import Answered, Attempts, OutageLog, Request, Settings
-from rope_client.call import Call, Response
+from rope_client.call import Call, Options, Response
 from rope_client.connections import ONE_CONNECTION, Connections
 from rope_client.errors import RopeClientError
 from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
 from rope_client.rope_warning import Caller, WarnOnce
+from rope_client.sessions import calls as session_calls
+from rope_client.sessions.document import SessionDocument
+from rope_client.sessions.endpoint import StreamEndpoint
+from rope_client.sessions.many import step_many
+from rope_client.sessions.session import Session
 from rope_client.transport import (
     Address,
     StrPath,
@@ -30,6 +35,11 @@ from rope_client.transport import (
 )
 from rope_client.wire import Encoding
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rope_client.transformers import RopeSessionCache
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -40,6 +50,18 @@ def _sends(build: Callable[P, Call[T]]) -> Callable[Concatenate["Client", P], T]
     @described_by(build)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._send(build(*args, **kwargs), Caller.of(sys._getframe(1)))
+
+    return method
+
+
+def _opens(
+    build: Callable[P, Call[SessionDocument]],
+) -> Callable[Concatenate["Client", P], Session]:
+    """Make a method that sends a call and returns the session of its answer."""
+
+    @described_by(build)
+    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Session:
+        return Session(self, self._send(build(*args, **kwargs), Caller.of(sys._getframe(1))))
 
     return method
 
@@ -86,6 +108,7 @@ class Client:
         self._address = address = Address.of(base_url)
         verify = tls_context(ca_file, client_cert, has_transport=transport is not None)
         headers = key_header(api_key)
+        self._stream_endpoint = StreamEndpoint.of(address, verify, headers)
 
         def open_client() -> httpx.Client:
             own = transport
@@ -124,6 +147,34 @@ class Client:
     variants = _sends(calls.variants)
     ready = _sends(calls.ready)
     version = _sends(calls.version)
+
+    session = _opens(session_calls.create)
+    open_session = _opens(session_calls.inspect)
+    step_many = _sends(step_many)
+
+    def sessions(
+        self,
+        label: str | Sequence[str] = (),
+        *,
+        name: str | None = None,
+        **options: Unpack[Options],
+    ) -> list[SessionDocument]:
+        """All sessions of the API key that have all labels, or the one with a name."""
+        caller, cursor = Caller.of(sys._getframe(1)), None
+        documents: list[SessionDocument] = []
+        while True:
+            page, cursor = self._send(session_calls.page(label, name, cursor, options), caller)
+            documents += page
+            if cursor is None:
+                return documents
+
+    def session_cache(
+        self, model: "PreTrainedModel", **configuration: Any
+    ) -> "AbstractContextManager[RopeSessionCache]":
+        """Return a cache for a model of transformers; see `rope_client.transformers`."""
+        from rope_client.transformers import session_cache
+
+        return session_cache(self, model, **configuration)
 
     def _send(self, call: Call[T], caller: Caller) -> T:
         self._warn(call.warnings, caller)

@@ -154,6 +154,11 @@ def failure_of(error: httpx.RequestError, address: Address) -> RopeClientError:
         detail += f" ({type(cause).__name__}: {cause})"
     failure = error_class(detail)
     failure.__cause__ = error
+    return lasting_if_tls(failure, cause)
+
+
+def lasting_if_tls(failure: RopeClientError, cause: BaseException) -> RopeClientError:
+    """Return the failure; one of TLS is not transient, unless the connection only broke."""
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, _BROKEN_TLS):
         failure.is_transient = False  # a certificate that is not valid, or a server without TLS
     return failure

@@ -1,0 +1,5 @@
+"""What the cache refuses."""
+
+
+class UnsupportedModelCall(ValueError):
+    """The model asks for attention that the session does not compute."""
