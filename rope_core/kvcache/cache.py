@@ -1,12 +1,16 @@
 """A cache of keys and values: rows of tokens, and their state on the host."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
-from rope_core.errors import ConfigError
-from rope_core.kvcache import structure
+from rope_core.calls.rope_checks import MAX_POSITION
+from rope_core.checks import check_in_range
+from rope_core.errors import ConfigError, brief
+from rope_core.config import RopeConfig
+from rope_core.kvcache import compaction, moving, sharing, structure
 from rope_core.kvcache.arena import Arena
 from rope_core.kvcache.arguments import (
     check_batch,
@@ -30,8 +34,8 @@ __all__ = ["KVCache", "Pending"]
 class KVCache:
     """B rows of L layers. Not thread-safe; one planned operation at a time.
 
-    Every operation raises before anything changes. `rows` are indices of rows, each once; None: all.
-    A number for all rows, or one for each, wherever `int | Sequence[int]` is written.
+    Every operation raises before anything changes. `rows` are indices of rows, each once; None:
+    all. A number for all rows, or one for each, wherever `int | Sequence[int]` is written.
 
     Args:
         config: what is stored.
@@ -58,13 +62,21 @@ class KVCache:
         check_batch("batch", batch)
         if max_tokens is not None and max_tokens < 1:
             raise ConfigError("max_tokens", "at least 1", max_tokens)
+        self._set_up(config, arena, batch, max_tokens, owner)
+        self.holdings.reserve([each.per_row * batch for each in self.holdings.reservations])
+
+    def _set_up(
+        self, config: KVConfig, arena: Arena, batch: int, max_tokens: int | None, owner: object
+    ) -> None:
+        """Set all attributes; nothing is reserved yet."""
         self.config = config
         self.arena = arena
         self.max_tokens = max_tokens
         self.generation = 0
         """Raised by each structural operation: truncate, select_tail, evict, shift, rebase,
         reorder, attach."""
-        self.rows = [self.new_row() for _ in range(batch)]
+        self.rows: list[Row] = []
+        self.rows += [self.new_row() for _ in range(batch)]
         self.layer_lengths = [[0] * batch for _ in range(config.num_layers)]
         """Length of each row in each layer, `[L][B]`."""
         self.group_of = [(0, 0)] * config.num_layers
@@ -73,7 +85,6 @@ class KVCache:
             for layer_in_group, layer in enumerate(group.layers):
                 self.group_of[layer] = (number, layer_in_group)
         self.holdings = Holdings(config, arena, self.rows, max_tokens, owner)
-        self.holdings.reserve([each.per_row * batch for each in self.holdings.reservations])
         self._is_closed = False
 
     @property
@@ -167,8 +178,7 @@ class KVCache:
         request = Request(
             group, layers, rows, num_new, num_queries, given_positions, checked_index, tail_mask
         )
-        pending = self.holdings.pending = plan_layers(self, request)
-        return pending
+        return self._planned(plan_layers(self, request))
 
     def commit(self, pending: Pending) -> None:
         """Move the lengths: the plans have run."""
@@ -223,6 +233,151 @@ class KVCache:
         structure.truncate(self, one_per_row("length", lengths, self.batch))
         self.generation += 1
 
+    def fork(
+        self,
+        rows: Sequence[int] | None = None,
+        lengths: int | Sequence[int] | None = None,
+        count: int = 1,
+        *,
+        strict: bool = False,
+    ) -> list["KVCache"]:
+        """Return caches that share the pages of this one, up to the shortest layer of each row.
+
+        Each has its own reservation for max_tokens, without what it shares. All or none. Rows may
+        repeat. `strict`: LayersDiffer if layers have different lengths. Raises ConfigError,
+        LengthConflict, TooManyTokens, ArenaFull, RolledPast.
+        """
+        self._check_idle()
+        rows = check_rows(self.batch, rows, repeats=True)
+        check_batch("rows", len(rows))
+        cut = None if lengths is None else one_per_row("length", lengths, len(rows))
+        forks: list[KVCache] = []
+        try:
+            for _ in range(count):
+                segments = sharing.forked_rows(self, rows, cut, strict=strict)
+                fork = KVCache.__new__(KVCache)
+                owner = self.holdings.owner
+                fork._set_up(self.config, self.arena, len(rows), self.max_tokens, owner)
+                for number, of_row in enumerate(segments):
+                    fork.rows[number].set_segments(of_row)
+                    for of_layer in fork.layer_lengths:
+                        of_layer[number] = fork.rows[number].num_tokens
+                sharing.share(fork.holdings, self.holdings, len(rows))
+                forks.append(fork)
+        except BaseException:
+            for fork in forks:
+                fork.close()
+            raise
+        return forks
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Make the rows those of the list, which may repeat; the reservation follows.
+
+        Raises ConfigError, LayersDiffer, TooManyTokens, ArenaFull.
+        """
+        self._check_idle()
+        check_batch("rows", len(rows))
+        sharing.reorder(self, check_rows(self.batch, rows, repeats=True))
+        self.generation += 1
+
+    def evict(
+        self,
+        start: int | Sequence[int],
+        stop: int | Sequence[int],
+        *,
+        rows: Sequence[int] | None = None,
+        close: bool = True,
+    ) -> None:
+        """Remove the places [start, stop) of rows.
+
+        `close`: index of later tokens moves back by stop - start, and position so that the first
+        kept token takes the place of the first removed one. Raises ConfigError, LayersDiffer,
+        RolledPast, TooManySegments.
+        """
+        self._check_idle()
+        rows = check_rows(self.batch, rows)
+        starts = one_per_row("start", start, len(rows))
+        stops = one_per_row("stop", stop, len(rows))
+        structure.evict(self, rows, starts, stops, close=close)
+        self.generation += 1
+
+    def shift(
+        self,
+        start: int | Sequence[int],
+        stop: int | Sequence[int],
+        delta: int | Sequence[int],
+        *,
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        """Add `delta` (a number, or one for each axis) to the positions of [start, stop).
+
+        Raises ConfigError, LayersDiffer, TooManySegments.
+        """
+        self._check_idle()
+        rows = check_rows(self.batch, rows)
+        starts = one_per_row("start", start, len(rows))
+        stops = one_per_row("stop", stop, len(rows))
+        structure.shift(self, rows, starts, stops, self._of_axes("delta", delta))
+        self.generation += 1
+
+    def attach(
+        self,
+        source: "KVCache",
+        start: int,
+        stop: int,
+        *,
+        position: int | Sequence[int] | None = None,
+    ) -> None:
+        """Append the tokens [start, stop) of another cache (or this one) by reference.
+
+        Rows: as many in the source, or one that all rows get. `position`: of the first token, a
+        number or one for each axis; None: the row's next. Index runs on. Raises ConfigError,
+        LayersDiffer, TooManyTokens, RolledPast, TooManySegments.
+        """
+        self._check_idle()
+        first = None if position is None else self._of_axes("position", position)
+        structure.attach(self, source, start, stop, first)
+        self.generation += 1
+
+    # operations that move bytes: plan, run_moves, commit
+
+    def plan_select_tail(self, num_tail: int, kept: Sequence[Sequence[int]]) -> Pending:
+        """Replace the last `num_tail` tokens of each row by those at the increasing offsets `kept`.
+
+        Positions stay, indices close up. Raises ConfigError, LengthConflict, LayersDiffer,
+        RolledPast, ArenaFull.
+        """
+        self._check_idle()
+        if len(kept) != self.batch:
+            raise ConfigError("kept", f"a list for each of {self.batch} rows", len(kept))
+        return self._planned(moving.plan_select_tail(self, num_tail, kept))
+
+    def plan_rebase(
+        self, groups: Sequence[int], to: Sequence[RopeConfig], *, copy: bool = False
+    ) -> Pending:
+        """Change the ropes of groups, given by number. Keys are rewritten in new pages.
+
+        Raises ConfigError, LayersDiffer, ArenaFull; SharedPages if other caches hold pages of this
+        one, unless `copy`.
+        """
+        self._check_idle()
+        new = [
+            replace(self.config.groups[number], rope=rope)
+            for number, rope in zip(groups, to, strict=True)
+        ]
+        return self._planned(moving.plan_rebase(self, groups, new, copy=copy))
+
+    def plan_compaction(self, max_segments: int = 8) -> Pending | None:
+        """Join adjacent segments of rows that have more than `max_segments`.
+
+        The shorter of two segments is rewritten, its keys with one more rounding. A plan may leave
+        more than `max_segments`: call again after the commit. None: nothing can be joined, because
+        there are few segments, or the index does not run on. Raises LayersDiffer, ArenaFull.
+        """
+        self._check_idle()
+        pending = compaction.plan_compaction(self, max_segments)
+        return None if pending is None else self._planned(pending)
+
     def close(self) -> None:
         """Give back all pages and the reservation, those of a planned operation when it ends.
 
@@ -239,6 +394,19 @@ class KVCache:
     def new_row(self) -> Row:
         """Return a row without tokens."""
         return Row(self.config.num_axes, len(self.config.groups), self.arena.page_tokens)
+
+    def _of_axes(self, name: str, value: int | Sequence[int]) -> Sequence[int]:
+        num_axes = self.config.num_axes
+        numbers = [value] * num_axes if isinstance(value, int) else value
+        if len(numbers) != num_axes:
+            raise ConfigError(name, f"a number, or one for each of {num_axes} axes", brief(value))
+        for each in numbers:
+            check_in_range(name, each, -MAX_POSITION, MAX_POSITION)
+        return numbers
+
+    def _planned(self, pending: Pending) -> Pending:
+        self.holdings.pending = pending
+        return pending
 
     def _check_idle(self) -> None:
         if self._is_closed:

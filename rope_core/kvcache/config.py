@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -42,7 +42,7 @@ class KVGroup:
 
     attention: AttentionConfig
     sinks: tuple[tuple[float, ...], ...] | None = None
-    """A score of each head that joins the softmax without a value, `[layers of the group][heads]`."""
+    """A score of each head, which joins the softmax without a value: `[layers of the group][heads]`."""
 
     rollback: int = 64
     """Tokens behind a window that are kept, so that a truncation finds them."""
@@ -101,6 +101,9 @@ class KVConfig:
     kv_dtype: KVDtype = "same"
     """Of stored keys and values."""
 
+    num_axes: int = field(init=False, repr=False, compare=False)
+    """Numbers of the position of a token, at least 1."""
+
     def __post_init__(self) -> None:
         layers = sorted(layer for group in self.groups for layer in group.layers)
         if not layers:
@@ -116,16 +119,12 @@ class KVConfig:
         if len(axes) > 1:
             expected = "with as many axes in each group that rotates"
             raise ConfigError("rope", expected, f"{sorted(axes)} axes")
+        object.__setattr__(self, "num_axes", max(axes, default=1))
 
     @property
     def num_layers(self) -> int:
         """Number of layers of all groups."""
         return sum(len(group.layers) for group in self.groups)
-
-    @property
-    def num_axes(self) -> int:
-        """Numbers of the position of a token, at least 1."""
-        return max(1, *(group.num_axes for group in self.groups))
 
     @property
     def storage_dtype(self) -> torch.dtype:

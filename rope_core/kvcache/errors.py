@@ -30,6 +30,14 @@ class TooManyTokens(KVCacheError):
     """A row would be longer than `max_tokens`, or a reservation larger than the arena."""
 
 
+class TooManySegments(KVCacheError):
+    """A row would have more segments than attention can go through; join segments first."""
+
+
+class SharedPages(KVCacheError):
+    """The operation rewrites pages that other caches hold as well."""
+
+
 class ArenaFull(KVCacheError):
     """The arena has too few free pages."""
 

@@ -144,3 +144,8 @@ class MovePlan:
     clears: list[tuple[PagePool, int]] = field(default_factory=list)
     """As `LayerPlan.clears`."""
     moves: list[Move] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to run."""
+        return not self.copies and not self.moves

@@ -11,8 +11,7 @@ from rope_core.kvcache.errors import TooManyTokens
 from rope_core.kvcache.pending import Pending
 from rope_core.kvcache.plan import IntArray, LayerPlan, RowPlan
 from rope_core.kvcache.reading import key_segments
-from rope_core.kvcache.row import Row
-from rope_core.kvcache.writing import slots_to_write
+from rope_core.kvcache.writing import Writer
 
 if TYPE_CHECKING:
     from rope_core.kvcache.cache import KVCache
@@ -135,6 +134,7 @@ def _plan_writes(
     pending: Pending,
 ) -> None:
     has_rope = plan.group.rope is not None
+    writer = Writer(cache.holdings, pending, group_number, plan.copies, plan.clears)
     slots: list[int | IntArray] = []
     bases: list[int | IntArray] = []
     for number, num_new in zip(rows, counts, strict=True):
@@ -142,7 +142,7 @@ def _plan_writes(
             continue
         row, start = cache.rows[number], lengths[number]
         stop = start + num_new
-        slots.append(slots_to_write(cache.holdings, pending, plan, row, group_number, start, stop))
+        slots.append(writer.slots(row, start, stop))
         if has_rope:
             base = row.base_position_of(start) if num_new == 1 else None
             bases.append(row.base_positions(start, stop) if base is None else base)
@@ -170,8 +170,9 @@ def _plan_queries(
             continue
         q_start, q_stop = q_stop, q_stop + num_queries
         if request.q_index is not None:
-            q_index: range | IntArray = request.q_index[q_start:q_stop]
-            least_index = int(q_index.min())
+            given_index = request.q_index[q_start:q_stop]
+            q_index: range | IntArray = given_index
+            least_index = int(given_index.min())
         else:
             if num_queries > length:
                 raise ShapeError(

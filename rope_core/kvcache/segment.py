@@ -100,18 +100,38 @@ class Segment:
         self._listed = listed
         self.num_tokens = new
 
-    def part(self, start: int, stop: int, page_tokens: int) -> "Segment":
-        """Return tokens [start, stop) as a segment of its own, in the same pages; start < stop."""
+    def part(
+        self, start: int, stop: int, page_tokens: int, *, keep_tables: bool = False
+    ) -> "Segment":
+        """Return tokens [start, stop) as a segment of its own in the same pages; start < stop.
+
+        Args:
+            keep_tables: take over the tables that have no other pages, instead of copies. This
+                segment is not used any more then.
+        """
         first = self.first_slot + start
         first_page, end_page = first // page_tokens, -(-(self.first_slot + stop) // page_tokens)
+        tables = [
+            table
+            if keep_tables and first_page == 0 and table.num_pages <= end_page
+            else table.part(first_page, end_page)
+            for table in self.tables
+        ]
         return Segment(
             self.index + start,
             self.base + start,
             self.shift,
             first % page_tokens,
-            [table.part(first_page, end_page) for table in self.tables],
+            tables,
             stop - start,
             None if self._listed is None else self._listed[:, start:stop].copy(),
+        )
+
+    def renumbered(self, index: int, shift: Sequence[int]) -> "Segment":
+        """Return the segment with another first index and shift, and the same tables."""
+        listed = self._listed
+        return Segment(
+            index, self.base, tuple(shift), self.first_slot, self.tables, self.num_tokens, listed
         )
 
     def num_gone(self, group: int, page_tokens: int) -> int:
@@ -169,8 +189,3 @@ def join(first: Segment, second: Segment) -> list[int | None]:
         first.extend_listed(second.base_positions(0, second.num_tokens))
         first.simplify()
     return shared
-
-
-def total_tokens(segments: Sequence[Segment]) -> int:
-    """Return the tokens of segments."""
-    return sum(segment.num_tokens for segment in segments)
