@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,11 +67,12 @@ class Steps:
 
     def _call(self, pool: PagePool, pages: Sequence[int]) -> LayerInput:
         last = self.num_keys - 1
-        position = torch.tensor([last])
+        position = np.array([last])
         slot = pages[last // PAGE_TOKENS] * PAGE_TOKENS + last % PAGE_TOKENS
-        segment = KeySegment(pages, 0, self.num_keys, 0, 0, (0,))
-        row = RowPlan(1, 1, [slot], position, [segment], position, range(last, self.num_keys))
-        plan = LayerPlan(GROUP, 0, pool, 0, [row], [], self.dtype)
+        segment = KeySegment(np.array(pages, np.int32), 0, self.num_keys, 0, 0, (0,))
+        row = RowPlan(1, 1, [segment], range(last, self.num_keys), self.num_keys)
+        slots = np.array([slot])
+        plan = LayerPlan(GROUP, 0, pool, 0, [row], slots, position, position, [], [], self.dtype)
         q, k, v = (torch.randn(1, h, HEAD_DIM).to(self.dtype) for h in (HEADS, KV_HEADS, KV_HEADS))
         return LayerInput(plan, q, k, v)
 

@@ -13,6 +13,7 @@ ServiceError
   +- HeaderTooLarge          the header of the request is over a limit
   +- TargetTooLong           the target of the request is over the limit
   +- ExpectationFailed       the client expects what the service does not know
+  +- UpgradeRequired         the route is a WebSocket, and the request is no handshake
   +- SlowRequest             the request arrives too slowly
   +- UnknownName             the route has no tensor or parameter of this name
   +- UnsupportedMediaType    no codec reads the body
@@ -104,6 +105,10 @@ class TargetTooLong(ServiceError):
 
 class ExpectationFailed(ServiceError):
     """The client expects what the service does not know."""
+
+
+class UpgradeRequired(ServiceError):
+    """The route is a WebSocket, and the request is no handshake."""
 
 
 class SlowRequest(ServiceError):

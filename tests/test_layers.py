@@ -29,7 +29,11 @@ service.server.serve
 service.server.app
 service.server.api_docs
 service.server.connection
+service.server.websocket_streams
+service.server.websocket
 service.server.connection_answers
+service.server.websocket_handshake service.server.websocket_reader
+service.server.websocket_pings
 service.server.planned_answer
 service.server.planned_requests
 service.server.received_body
@@ -173,7 +177,8 @@ KEPT_IN = {
     | {"service.oip.infer", "service.access.keys"},
     "pydantic_settings": {"service.read_settings", "service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
-    | {"service.asgi.problems", "service.v1.http_params", "service.cli"},
+    | {"service.asgi.problems", "service.v1.http_params", "service.v1.session_stream"}
+    | {"service.cli"},
     "simdjson": {"service.wire", "service.oip.http.codec"},
     "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}
     | {
@@ -181,12 +186,13 @@ KEPT_IN = {
         "service.oip",
         "service.cli.tensor_files",
         "rope_core.diagnosis.angles",
+        "rope_core.kvcache",
     },
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.worker.queue"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
     | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"}
-    | {"service.sessions.turns", "service.sessions.expiry", "service.sessions.idempotency"},
+    | {"service.sessions"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},
@@ -200,7 +206,7 @@ KEPT_IN = {
     }
     | {"service.device", "service.kernel_builds", "service.batching.packing", "service.oip"}
     | {"service.wire", "service.buffer_pool", "service.pinned_memory", "service.worker"}
-    | {"service.observability.metrics", "service.cli"},
+    | {"service.observability.metrics", "service.cli", "service.sessions"},
     "rope_core": {
         "rope_core",
         "service.planned",

@@ -44,6 +44,7 @@ def attend(
     mask: Tensor | None = None,
     index: tuple[Tensor, Tensor] | None = None,
     block_table: Tensor | None = None,
+    segments: tuple[Tensor, Sequence[int], Sequence[int]] | None = None,
     tiles: Tiles | None = None,
 ) -> None:
     """Attend within each of N sequences, and write every element of `out` and `lse`.
@@ -69,6 +70,9 @@ def attend(
         index: int64 `[Tq]` and `[Tk]`, contiguous: position of each query and each key, in any
             order. None: the last query has the position of the last key.
         block_table: int32 `[N, blocks]`, see `paged_kv`.
+        segments: of keys in pages that are a part of their row: int32 `[N, SEGMENT_FIELDS]` on the
+            device, with the first stride of the block table; and the position of the first query
+            and of the first key of each sequence. None: a sequence has all keys of its row.
         tiles: tiles of decode, append and prefill, `default_tiles` where None.
 
     Memory: up to 4 Hkv (Dv + 4) (keys / 8 + 2 rows) bytes of partial results for each sequence
@@ -96,6 +100,7 @@ def attend(
         (decode.block_m, append.block_m, prefill.block_m),
         limits if index is None else ANY_KEY,  # an index is in any order
         q.device,
+        None if segments is None else segments[1:],
     )
     args = attention_args(
         *(q, k, v, out, lse, config, limits),
@@ -104,6 +109,7 @@ def attend(
         mask=mask,
         index=index,
         block_table=block_table,
+        segments=None if segments is None else segments[0],
     )
     launches = []
     if schedule.prefill.num_programs:

@@ -27,6 +27,7 @@ class AttentionInputs(NamedTuple):
     mask_ptr: Any  # uint8 or float32 [1 or N, 1 or H, queries, keys], or None
     q_index_ptr: Any  # int64 [Tq], or None
     k_index_ptr: Any  # int64 [Tk], or None
+    segment_ptr: Any  # int32 [N, SEGMENT_FIELDS], rows as far apart as those of block_table; or None
     num_kv_heads: Any
     group_size: Any  # query heads that share a head of keys
     stride_q_token: Any
@@ -61,9 +62,14 @@ NUMBERS = tuple(f for f in AttentionInputs._fields if f.islower() and not f.ends
 
 UNALIGNED = (
     *("cu_seqlens_q_ptr", "cu_seqlens_k_ptr", "block_table_ptr", "mask_ptr"),
-    *("q_index_ptr", "k_index_ptr"),
+    *("q_index_ptr", "k_index_ptr", "segment_ptr"),
 )
 """Fields that a kernel takes as tensors at any address."""
+
+
+SEGMENT_FIELDS = 3
+"""Numbers of a segment: the slot of its first key in its first page, the index of this key, and the
+index of the first query."""
 
 
 class Sequence(NamedTuple):
@@ -76,6 +82,9 @@ class Sequence(NamedTuple):
     num_queries: Any  # int32
     num_keys: Any  # int32
     num_rows: Any  # int32, num_queries * group_size
+    first_slot: Any  # int32, slot of the first key in its page
+    first_key: Any  # int32, position of the first key
+    first_query: Any  # int32, position of the first query
 
 
 @triton.jit
@@ -86,7 +95,21 @@ def load_sequence(inputs, index, kv_head):
     num_queries = (tl.load(inputs.cu_seqlens_q_ptr + index + 1) - q_start).to(tl.int32)
     num_keys = (tl.load(inputs.cu_seqlens_k_ptr + index + 1) - k_start).to(tl.int32)
     num_rows = num_queries * inputs.group_size
-    return Sequence(index, kv_head, q_start, k_start, num_queries, num_keys, num_rows)
+    if inputs.segment_ptr is not None:
+        segment_ptr = inputs.segment_ptr + index * inputs.stride_block_table
+        first_slot = tl.load(segment_ptr)
+        first_key = tl.load(segment_ptr + 1)
+        first_query = tl.load(segment_ptr + 2)
+    else:
+        first_slot = num_keys * 0
+        first_key = first_slot
+        first_query = num_keys - num_queries
+    # fmt: off
+    return Sequence(
+        index, kv_head, q_start, k_start, num_queries, num_keys, num_rows,
+        first_slot, first_key, first_query,
+    )
+    # fmt: on
 
 
 @triton.jit
@@ -113,7 +136,7 @@ def load_queries(inputs, seq, row):
     if inputs.q_index_ptr is not None:
         position = tl.load(inputs.q_index_ptr + token, mask=exists, other=0)
     else:
-        position = query + (seq.num_keys - seq.num_queries)
+        position = query + seq.first_query
     seq_offset = seq.index * inputs.stride_mask_seq + inputs.is_packed_mask * (
         seq.q_start * inputs.stride_mask_q + seq.k_start
     )

@@ -46,7 +46,7 @@ def attend_program(
 def attention_kernel(
     # the arguments of AttentionInputs and AttentionOutput, in their order
     q_ptr, k_ptr, v_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, block_table_ptr, mask_ptr,
-    q_index_ptr, k_index_ptr,
+    q_index_ptr, k_index_ptr, segment_ptr,
     out_ptr, lse_ptr, sinks_ptr,  # None where part_ptr is not
     part_ptr,  # float32, see `split_kv.partial_rows`; or None
     work_ptr,  # int32, see Schedule.table
@@ -69,9 +69,9 @@ def attention_kernel(
     attend_program(
         AttentionInputs(
             q_ptr, k_ptr, v_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, block_table_ptr, mask_ptr,
-            q_index_ptr, k_index_ptr, num_kv_heads, group_size, stride_q_token, stride_q_head,
-            stride_k_page, stride_k_slot, stride_k_head, stride_v_page, stride_v_slot,
-            stride_v_head, stride_block_table, stride_mask_seq, stride_mask_head, stride_mask_q,
+            q_index_ptr, k_index_ptr, segment_ptr,
+            num_kv_heads, group_size, stride_q_token, stride_q_head, stride_k_page, stride_k_slot, stride_k_head,
+            stride_v_page, stride_v_slot, stride_v_head, stride_block_table, stride_mask_seq, stride_mask_head, stride_mask_q,
             is_packed_mask, scale, softcap, window_left, window_right, chunk,
             STRIDE_UNIT, HEAD_DIM, VALUE_DIM, PAGE_SIZE, SOFTCAP, BLOCK_D, BLOCK_DV,
         ),
@@ -84,7 +84,7 @@ def attention_kernel(
 # fmt: on
 
 
-LAUNCHER = Launcher(attention_kernel, num_tensors=14)
+LAUNCHER = Launcher(attention_kernel, num_tensors=15)
 
 
 def attention_launch(

@@ -55,6 +55,7 @@ def attention_args(
     mask: Tensor | None,
     index: tuple[Tensor, Tensor] | None,
     block_table: Tensor | None,
+    segments: Tensor | None,
 ) -> AttentionArgs:
     """Return the kernel arguments of a call.
 
@@ -81,7 +82,7 @@ def attention_args(
     # kernel of its own
     sinks_or_lse = lse if sinks is None else sinks.float()
     return AttentionArgs(
-        tensors=(q, k, v, *cu_seqlens, block_table, mask, *(index or (None, None))),
+        tensors=(q, k, v, *cu_seqlens, block_table, mask, *(index or (None, None)), segments),
         numbers=(
             *(num_kv_heads, group_size),
             *(stride // stride_unit for stride in strides),

@@ -1,7 +1,7 @@
 """Which keys a query sees: a range of key positions for each row of a tile.
 
 Positions count from the first key: the last query has the position of the last key, and queries
-before the first key have negative positions. A query sees `window_left` keys before its position,
+before the first key have negative positions. Of a segment, they count from the start of its row. A query sees `window_left` keys before its position,
 `window_right` keys after it, and nothing outside its chunk of `chunk` keys. UNLIMITED stands for
 "no limit", so that all calls share one compiled kernel.
 """
@@ -67,27 +67,37 @@ def key_range(position, inputs):
 
 
 @triton.jit
-def row_key_range(position, num_keys, inputs):
+def row_key_range(position, seq, inputs):
     """Return the first and the last key `[M]` that rows at `position` `[M]` see.
 
-    These are int32 key numbers below `num_keys`; with an index, int64 key positions.
+    These are int32 key numbers below those of the sequence; with an index, int64 key positions.
     """
     first, last = key_range(position, inputs)
     if inputs.k_index_ptr is None:
+        if inputs.segment_ptr is not None:
+            start = seq.first_key.to(tl.int64)
+            first = tl.maximum(first, start) - start
+            last = tl.minimum(last, start + seq.num_keys) - start
         first = tl.maximum(first, 0).to(tl.int32)
-        last = tl.minimum(last, num_keys - 1).to(tl.int32)
+        last = tl.minimum(last, seq.num_keys - 1).to(tl.int32)
     return first, last
 
 
 @triton.jit
-def tile_key_range(low, high, num_keys, inputs):
+def tile_key_range(low, high, seq, inputs):
     """Return the key numbers, int32, that rows at positions from `low` to `high` see.
 
     These are start and end of the keys that some row sees, then of those that all rows see.
     """
     low_first, low_last = key_range(low, inputs)
     high_first, high_last = key_range(high, inputs)
-    keys = num_keys.to(tl.int64)
+    keys = seq.num_keys.to(tl.int64)
+    if inputs.segment_ptr is not None:
+        offset = seq.first_key.to(tl.int64)
+        low_first = tl.maximum(low_first, offset) - offset
+        high_first = tl.maximum(high_first, offset) - offset
+        low_last = tl.minimum(low_last, offset + keys) - offset
+        high_last = tl.minimum(high_last, offset + keys) - offset
     start = tl.minimum(tl.maximum(low_first, 0), keys)
     end = tl.maximum(tl.minimum(high_last, keys - 1) + 1, start)
     inner_start = tl.minimum(tl.maximum(high_first, 0), keys)

@@ -69,7 +69,7 @@ def attend_rows(
 ):
     """Return acc, m_i and l_i of rows over `num_tiles` tiles of BLOCK_N keys."""
     q, position, mask_row = load_queries(inputs, seq, row)
-    first_key, last_key = row_key_range(position, seq.num_keys, inputs)
+    first_key, last_key = row_key_range(position, seq, inputs)
     # fmt: off
     acc, m_i, l_i = init_state(BLOCK_M, inputs.BLOCK_DV)
     return accumulate(

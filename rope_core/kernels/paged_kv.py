@@ -1,7 +1,7 @@
 """Keys and values in memory: packed rows, or pages that a block table names.
 
 As in PagedAttention (vLLM), key j of a sequence is in slot `j % PAGE_SIZE` of the page
-`block_table[sequence, j // PAGE_SIZE]`.
+`block_table[sequence, j // PAGE_SIZE]`. Key 0 of a segment is in `first_slot` of its first page.
 """
 
 import triton
@@ -23,8 +23,11 @@ def key_value_rows(inputs, seq, key, exists):
         v_offset = token * inputs.stride_v_slot
     else:
         block_table = inputs.block_table_ptr + seq.index * inputs.stride_block_table
-        page = tl.load(block_table + key // inputs.PAGE_SIZE, mask=exists, other=0).to(tl.int64)
-        slot = (key % inputs.PAGE_SIZE).to(tl.int64)
+        place = key
+        if inputs.segment_ptr is not None:
+            place += seq.first_slot
+        page = tl.load(block_table + place // inputs.PAGE_SIZE, mask=exists, other=0).to(tl.int64)
+        slot = (place % inputs.PAGE_SIZE).to(tl.int64)
         k_offset = page * inputs.stride_k_page + slot * inputs.stride_k_slot
         v_offset = page * inputs.stride_v_page + slot * inputs.stride_v_slot
     return k_head + k_offset * unit, v_head + v_offset * unit

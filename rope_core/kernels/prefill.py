@@ -59,17 +59,16 @@ def attend_tile(
     # [BLOCK_M, BLOCK_D], [BLOCK_M], [BLOCK_M]
     q, position, mask_row = load_queries(inputs, seq, row)
     # [BLOCK_M]
-    first_key, last_key = row_key_range(position, seq.num_keys, inputs)
+    first_key, last_key = row_key_range(position, seq, inputs)
     if INDEXED:
         low = tl.min(tl.where(row < seq.num_rows, position, 2**63 - 1), 0)
         high = tl.max(tl.where(row < seq.num_rows, position, -(2**63)), 0)
         start, end = indexed_key_range(low, high, seq, inputs, INDEX_BLOCK)
     else:
-        context_len = seq.num_keys - seq.num_queries
         last_row = tl.minimum(tile * BLOCK_M + BLOCK_M, seq.num_rows) - 1
-        low = context_len + tile * BLOCK_M // inputs.group_size
-        high = context_len + last_row // inputs.group_size
-        start, end, inner_start, inner_end = tile_key_range(low, high, seq.num_keys, inputs)
+        low = seq.first_query + tile * BLOCK_M // inputs.group_size
+        high = seq.first_query + last_row // inputs.group_size
+        start, end, inner_start, inner_end = tile_key_range(low, high, seq, inputs)
     first = start // BLOCK_N
     last = tl.cdiv(end, BLOCK_N)
     # tiles of keys: num_before with hidden keys, num_inner that all rows see, the others

@@ -104,6 +104,7 @@ def schedule(
     block_m: tuple[int, int, int],
     limits: KeyLimits,
     device: torch.device,
+    first_positions: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> Schedule:
     """Return the schedule of a call, copied to the device in one copy.
 
@@ -113,11 +114,23 @@ def schedule(
         block_m: rows of the tiles of decode, append and prefill.
         limits: which keys a query sees.
         device: where the schedule is used.
+        first_positions: of the queries and of the keys of each sequence. None: the last query has
+            the position of the last key.
     """
     lengths_q, lengths_k = map(tuple, lengths)
     is_cached = len(lengths_q) <= MAX_CACHED_SEQUENCES
     build = _build_on_host if is_cached else _build_on_host.__wrapped__
-    on_host = build(lengths_q, lengths_k, group_size, block_m, limits)
+    if first_positions is None:
+        first_keys = tuple(
+            first_visible_key(num_keys - num_queries, limits)
+            for num_queries, num_keys in zip(lengths_q, lengths_k, strict=True)
+        )
+    else:
+        first_keys = tuple(
+            min(num_keys, max(0, first_visible_key(query, limits) - key))
+            for query, key, num_keys in zip(*first_positions, lengths_k, strict=True)
+        )
+    on_host = build(lengths_q, lengths_k, first_keys, group_size, block_m)
     return on_host._replace(table=on_host.table.to(device, non_blocking=True))
 
 
@@ -125,9 +138,9 @@ def schedule(
 def _build_on_host(
     lengths_q: tuple[int, ...],
     lengths_k: tuple[int, ...],
+    first_keys: tuple[int, ...],  # the first key that a query sees
     group_size: int,
     block_m: tuple[int, int, int],
-    limits: KeyLimits,
 ) -> Schedule:
     """Return a schedule whose table is on the CPU. All layers of a model share one."""
     decode_block, append_block, prefill_block = block_m
@@ -137,9 +150,9 @@ def _build_on_host(
     prefill: list[int] = []
     merge: list[int] = []
     num_partial_rows = 0
-    for seq, (num_queries, num_keys) in enumerate(zip(lengths_q, lengths_k, strict=True)):
+    sequences = zip(lengths_q, lengths_k, first_keys, strict=True)
+    for seq, (num_queries, num_keys, start) in enumerate(sequences):
         rows = num_queries * group_size
-        start = first_visible_key(num_keys - num_queries, limits)
         if rows <= DECODE_ROWS:
             programs, block, split_keys = decode, decode_block, SPLIT_KEYS
         elif (

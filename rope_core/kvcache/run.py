@@ -10,8 +10,9 @@ from rope_core.kvcache.compute.attend import attend_row, sinks_tensor
 from rope_core.kvcache.compute.compiled_attend import Batch, can_attend
 from rope_core.kvcache.compute.compiled_attend import name as COMPILED
 from rope_core.kvcache.compute.moves import run_move
-from rope_core.kvcache.compute.page_memory import PageMemory, page_memory
-from rope_core.kvcache.compute.scatter import copy_page, write_tokens
+from rope_core.kvcache.compute.page_memory import page_memory
+from rope_core.kvcache.compute.rotation import Queries
+from rope_core.kvcache.compute.scatter import clear_page, copy_page, write_tokens
 from rope_core.kvcache.plan import LayerPlan, MovePlan
 
 Batches = dict[tuple[object, ...], Batch]
@@ -53,21 +54,18 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
     Raises:
         NoBackend, KernelNotBuilt: as `rope_core.attention.run_attend`.
     """
-    memories: dict[int, PageMemory] = {}
     for call in inputs:
-        pool = call.plan.pool
-        if id(pool) not in memories:
-            memories[id(pool)] = page_memory(pool)
+        for page_group in call.plan.clears:
+            clear_page(call.plan.pool, page_group)
+    for call in inputs:
         for copy in call.plan.copies:
             copy_page(copy)
     for call in inputs:
         if call.k is not None and call.v is not None:
-            write_tokens(call.plan, memories[id(call.plan.pool)], call.k, call.v)
+            write_tokens(call.plan, page_memory(call.plan.pool), call.k, call.v)
     batches: Batches = {}
     outputs = [
-        LayerOutput()
-        if call.q is None
-        else _attend(call, call.q, memories[id(call.plan.pool)], backend, batches)
+        LayerOutput() if call.q is None else _attend(call, call.q, backend, batches)
         for call in inputs
     ]
     for batch in batches.values():
@@ -75,12 +73,10 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
     return outputs
 
 
-def _attend(
-    call: LayerInput, q: Tensor, memory: PageMemory, backend: str | None, batches: Batches
-) -> LayerOutput:
+def _attend(call: LayerInput, q: Tensor, backend: str | None, batches: Batches) -> LayerOutput:
     """Attend from the queries of all rows of a plan, or add them to a batch that will."""
-    plan, group = call.plan, call.plan.group
-    q = q.contiguous()
+    plan, group, memory = call.plan, call.plan.group, page_memory(call.plan.pool)
+    queries = Queries(q.contiguous(), plan)
     out_dtype = call.out_dtype or q.dtype
     out = torch.empty(*q.shape[:2], group.value_dim, dtype=out_dtype)
     lse = torch.empty(q.shape[:2], dtype=torch.float32)
@@ -92,19 +88,21 @@ def _attend(
         start = rows.stop
         if not row.num_queries:
             continue
-        tensors = (q, out, lse) if len(plan.rows) == 1 else (q[rows], out[rows], lse[rows])
+        answer = (out, lse) if len(plan.rows) == 1 else (out[rows], lse[rows])
         if backend is None and can_attend(plan, row):
             if (batch := batches.get(key)) is None:
                 batch = batches[key] = Batch(plan, memory, out_dtype, sinks)
-            batch.add(plan, row, *tensors)
+            batch.add(plan, row, queries, rows, *answer)
             name = COMPILED
         else:
-            name = attend_row(plan, memory, row, *tensors, sinks, backend) or name
+            name = attend_row(plan, memory, row, queries, rows, *answer, sinks, backend) or name
     return LayerOutput(out, lse if call.return_lse else None, name)
 
 
 def run_moves(plan: MovePlan) -> None:
     """Run the copies and the moves of a plan. Not to be run twice."""
+    for pool, page_group in plan.clears:
+        clear_page(pool, page_group)
     for copy in plan.copies:
         copy_page(copy)
     for move in plan.moves:

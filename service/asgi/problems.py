@@ -31,6 +31,7 @@ PROBLEMS: Mapping[type[Exception], tuple[HTTPStatus, str]] = {
     errors.SlowRequest: (HTTPStatus.REQUEST_TIMEOUT, "slow_request"),
     errors.TargetTooLong: (HTTPStatus.REQUEST_URI_TOO_LONG, "target_too_long"),
     errors.ExpectationFailed: (HTTPStatus.EXPECTATION_FAILED, "expectation_failed"),
+    errors.UpgradeRequired: (HTTPStatus.UPGRADE_REQUIRED, "upgrade_required"),
     errors.QuotaExceeded: (HTTPStatus.TOO_MANY_REQUESTS, "quota_exceeded"),
     errors.HeaderTooLarge: (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header_too_large"),
     errors.UnsupportedMediaType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
@@ -66,6 +67,7 @@ PROBLEMS: Mapping[type[Exception], tuple[HTTPStatus, str]] = {
 
 _STATUS_HEADERS: Mapping[int, Headers] = {
     HTTPStatus.UNAUTHORIZED: [(b"www-authenticate", b"Bearer")],
+    HTTPStatus.UPGRADE_REQUIRED: [(b"upgrade", b"websocket"), (b"connection", b"upgrade")],
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: [(b"accept-encoding", b"identity")],
 }
 
@@ -147,6 +149,8 @@ def status_headers(status: int, failure: Exception) -> Headers:
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         retry_after_s = failure.retry_after_s if isinstance(failure, errors.ServiceError) else 1
         return [(b"retry-after", b"%d" % retry_after_s)]
+    if isinstance(failure, session_errors.WrongOwner):
+        return [(b"x-session-owner", failure.owner.encode("latin-1", "replace"))]
     return [*_STATUS_HEADERS.get(status, ())]
 
 

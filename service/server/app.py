@@ -32,6 +32,7 @@ from service.server.status import status_routes
 from service.sessions.paths import SESSIONS, STEP_MANY
 from service.settings import Settings
 from service.v1.routes import Route
+from service.v1.session_stream import STREAM_ROUTES
 from service.v1.sessions import METHODS, SessionRoutes
 
 
@@ -86,7 +87,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
         app,
         hot=hot,
         sessions=sessions,
-        paths=frozenset(getattr(route, "path", "") for route in routes) - {""},
+        paths=frozenset((*(getattr(route, "path", "") for route in routes), *STREAM_ROUTES)) - {""},
         request_log=RequestLog(service.metrics, level=service.settings.log_level, quiet=QUIET),
         describe=_describe,
         gate=service.gate,

@@ -15,11 +15,11 @@ from service.asgi import io
 from service.asgi.middleware import QUIET
 from service.asgi.request_body import ChunkedBody, SizedBody
 from service.asgi.request_header import HeaderParser, RequestHeader
-from service.errors import BadHeader, ServiceError, SlowRequest
+from service.errors import BadHeader, BadRequest, ServiceError, SlowRequest
 from service.server.asgi_cycle import COMMON_SCOPE, AsgiCycle, Flow, refusal_scope, request_scope
 from service.server.connection_deadlines import Pending, Phase, Watch
 from service.server.connection_draining import close_idle, has_unread_bytes
-from service.server.connection_limits import ConnectionLimits
+from service.server.connection_limits import ConnectionLimits, UpgradedConnection, Upgrades
 from service.server.half_close import Peer, peer_after_eof
 
 MAX_DROPPED_BYTES = 512 * 2**20
@@ -81,6 +81,8 @@ class AsgiProtocol(asyncio.Protocol):
         """Bytes of the body since then."""
         self._is_new = False
         """Whether the connection waits for something new, so that `_since` must be set."""
+        self._upgraded: UpgradedConnection | None = None
+        """Handles all that follows a handshake."""
 
     @property
     def is_free(self) -> bool:
@@ -142,6 +144,9 @@ class AsgiProtocol(asyncio.Protocol):
                 return
             read = self._read_header if self._receiving is None else self._read_body
             at = read(data, at)
+        if self._upgraded is not None:
+            self._upgrade(self._upgraded, memoryview(data)[at:])
+            return
         if self._is_new and self._is_in_request:
             self._start_waiting()
         self._num_dropped += len(data) - at
@@ -312,6 +317,17 @@ class AsgiProtocol(asyncio.Protocol):
         length = header.content_length
         scope = request_scope(self._scope, header)
         refusal = self._refusal(header)
+        upgrades = self._limits.upgrades
+        route = None if upgrades is None else upgrades.route(header)
+        if upgrades is not None and route is not None:
+            scope["path"] = route
+            try:
+                self._upgraded = None if refusal else self._open(upgrades, header)
+            except ServiceError as failure:
+                refusal = failure
+        if self._upgraded is not None:
+            self._has_last_request = True
+            return
         if refusal is not None:
             scope[io.REFUSAL] = refusal
         cycle = AsgiCycle(
@@ -327,6 +343,22 @@ class AsgiProtocol(asyncio.Protocol):
         else:
             self._receiving = cycle
             self._is_new = True
+
+    def _open(self, upgrades: Upgrades, header: RequestHeader) -> UpgradedConnection:
+        """Return the connection that answers a handshake.
+
+        Raises:
+            ServiceError: the handshake is refused.
+        """
+        if self._cycles:
+            raise BadRequest("a WebSocket handshake must wait for the answers before it")
+        return upgrades.open(header)
+
+    def _upgrade(self, upgraded: UpgradedConnection, data: memoryview) -> None:
+        """Hand the transport over after a handshake; `data` is what follows the handshake."""
+        self._watch.stop()
+        self.server_state.connections.discard(cast(Any, self._transport.get_protocol()))
+        upgraded.start(self._transport, self.server_state, self._limits, data)
 
     def _refusal(self, header: RequestHeader) -> ServiceError | None:
         """Return the error of a request that the server refuses; None: the request is accepted."""

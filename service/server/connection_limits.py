@@ -1,10 +1,13 @@
 """What all connections share: limits, deadlines, and how many connections there may be."""
 
+import asyncio
 import resource
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from uvicorn.server import ServerState
 
 from service.access.hosts import allowed_hosts
-from service.asgi.request_header import HeaderLimits, RequestHeaderCache
+from service.asgi.request_header import HeaderLimits, RequestHeader, RequestHeaderCache
 from service.batching.load_estimate import LoadEstimate
 from service.server.connection_deadlines import Deadlines, Timeouts
 from service.server.connection_pacer import ConnectionPacer
@@ -17,6 +20,40 @@ MOST_CONNECTIONS = 4096
 """Default limit where the system allows enough open files."""
 
 
+class UpgradedConnection(Protocol):
+    """The connection of a WebSocket after its handshake."""
+
+    def start(
+        self,
+        transport: asyncio.Transport,
+        server_state: ServerState,
+        limits: "ConnectionLimits",
+        data: memoryview,
+    ) -> None:
+        """Become the protocol of the transport, and answer the handshake.
+
+        Args:
+            transport: of the connection.
+            server_state: of uvicorn.
+            limits: what all connections share.
+            data: bytes that the client has sent after the handshake.
+        """
+
+
+class Upgrades(Protocol):
+    """Opens WebSockets."""
+
+    def route(self, header: RequestHeader) -> str | None:
+        """Return the name of the route of a WebSocket; None: the request is for another route."""
+
+    def open(self, header: RequestHeader) -> UpgradedConnection:
+        """Return the connection that answers a handshake.
+
+        Raises:
+            ServiceError: the handshake is refused.
+        """
+
+
 class ConnectionLimits(NamedTuple):
     """What all connections share."""
 
@@ -26,6 +63,8 @@ class ConnectionLimits(NamedTuple):
     allowed_hosts: frozenset[bytes] | None
     """Names that Host may have over TCP; None: every name."""
     pacer: ConnectionPacer
+    upgrades: Upgrades | None = None
+    """Opens WebSockets; None: there are none."""
 
 
 def connection_limits(settings: Settings, load: LoadEstimate) -> ConnectionLimits:

@@ -29,6 +29,7 @@ from service.server.connection_pacer import ConnectionPacer
 from service.server.planned_requests import PlannedRequests
 from service.server.tls_transport import RECEIVE_BYTES, TlsTransport
 from service.server.uvicorn_server import Listener, Server, StatusPort
+from service.server.websocket_streams import WebSocketStreams
 from service.settings import Settings
 
 log = logging.getLogger("rope.access")
@@ -71,7 +72,8 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         lifecycle,
         app.request_log,
     )
-    limits = connection_limits(settings, service.batcher.load)
+    streams = WebSocketStreams(oip_state.sessions, service, lifecycle, app.request_log)
+    limits = connection_limits(settings, service.batcher.load)._replace(upgrades=streams)
     connection = partial(Connection, planned, limits)
     protocol: Callable[..., Any] = connection
     if certificates is not None:

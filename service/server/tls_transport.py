@@ -160,6 +160,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 return self._records.has_partial_record or self._records.has_received_bytes
         return self._transport.get_extra_info(name, default)
 
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the protocol that gets the decrypted bytes."""
+        return cast(asyncio.BaseProtocol, self._protocol)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Let another protocol get the decrypted bytes from now on."""
+        self._protocol = cast(SecuredProtocol, protocol)
+
     def is_closing(self) -> bool:
         """Return whether the connection is closed, or closes when all bytes are sent."""
         return self._is_closing or self._transport.is_closing()
@@ -246,10 +254,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _read(self) -> None:
         """Decrypt received bytes, and deliver them to the protocol."""
-        protocol = self._protocol
+        protocol, records = self._protocol, self._records
         if protocol is None or self._has_written_eof:
             return
-        records = self._records
         while not (self._is_closing or self._is_reading_paused) and records.has_received_bytes:
             try:
                 num_bytes = records.decrypt(protocol.get_buffer(-1))
@@ -260,6 +267,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 return
             if num_bytes:
                 protocol.buffer_updated(num_bytes)
+                protocol = self._protocol or protocol  # the bytes may have been a handshake
         self._write_encrypted()
         has_ended = self._has_received_eof or records.has_received_close
         is_delivering = not (self._is_closing or self._is_reading_paused)

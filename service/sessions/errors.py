@@ -15,7 +15,7 @@ class SessionError(ServiceError):
     """An error of a KV session."""
 
     def __init__(self, text: str, members: Mapping[str, Any] | None = None) -> None:
-        super().__init__(text)
+        ServiceError.__init__(self, text)  # a class with another base has another constructor
         self.members: Mapping[str, Any] = members or {}
 
 

@@ -22,7 +22,7 @@ from service.errors import (
 from service.inference.handler import RequestContext
 from service.sessions import paths
 from service.sessions.answer import SessionAnswer
-from service.sessions.errors import OperationTimedOut
+from service.sessions.errors import OperationTimedOut, SessionGone
 from service.sessions.handler import CreateOptions, SessionHandler
 from service.sessions.idempotency import request_digest
 from service.sessions.parameters import TENSORS
@@ -100,7 +100,13 @@ class SessionRoutes:
         path, method, query = scope["path"], scope["method"], scope["query_string"]
         if session_id:
             _check_session_header(headers, session_id)
-            self._handler.find(session_id, tenant)
+            try:
+                self._handler.find(session_id, tenant)
+            except SessionGone:
+                if method != "DELETE":
+                    raise
+                await io.send(send, 204, [], [])  # as the first DELETE
+                return
         deadline = self._inference.deadline(io.timeout_s(headers))
         if method in ("GET", "HEAD"):
             answer = self._read(tenant, session_id, query)

@@ -30,7 +30,7 @@ MAX_INLINE_HEADER_BYTES = 2**14
 """Longest header that is parsed on the event loop."""
 
 MAX_CACHED_BYTES = 2**10
-"""Longest header of a request, and longest parameters of an answer, whose header is cached."""
+"""Longest header of a request that is cached, and longest description of tensors."""
 
 _DTYPES = {
     "F32": torch.float32,
@@ -54,11 +54,17 @@ class _Entry(NamedTuple):
     num_bytes: int
 
 
-class _Header(NamedTuple):
+class _Tensors(NamedTuple):
+    """The tensors in a header."""
+
     entries: tuple[_Entry, ...]
     num_bytes: int  # of all tensors
-    params: Parameters
     bool_names: tuple[str, ...]  # names of the tensors of booleans
+
+
+class _Header(NamedTuple):
+    tensors: _Tensors
+    params: Parameters
 
 
 def long_text_bytes(body: Buffer) -> int:
@@ -67,8 +73,12 @@ def long_text_bytes(body: Buffer) -> int:
     return size if size > MAX_INLINE_HEADER_BYTES else 0
 
 
-def decode(body: Buffer) -> Decoded:
+def decode(body: Buffer, *, is_repeated: bool = True) -> Decoded:
     """Read a body.
+
+    Args:
+        body: header and tensors.
+        is_repeated: whether other bodies have the same parameters, so that the header is cached.
 
     Raises:
         BadMessage: the header is not one of safetensors, or the body has not the described length.
@@ -84,26 +94,27 @@ def decode(body: Buffer) -> Decoded:
         raise BadMessage(text)
     if size > MAX_HEADER_BYTES:
         raise BadMessage(f"the header may be at most {MAX_HEADER_BYTES} bytes long, got {size}")
-    return decode_parts(bytes(body[8:start]), memoryview(body)[start:])
+    return decode_parts(bytes(body[8:start]), memoryview(body)[start:], is_repeated=is_repeated)
 
 
-def decode_parts(text: bytes, data: memoryview) -> Decoded:
+def decode_parts(text: bytes, data: memoryview, *, is_repeated: bool = True) -> Decoded:
     """Read a body whose header is `text`; `data` are the bytes of its tensors.
 
     Raises:
         BadMessage, BadTensor: as `decode`.
     """
-    cached = len(text) <= MAX_CACHED_BYTES
+    cached = is_repeated and len(text) <= MAX_CACHED_BYTES
     header = _parse_header_cached(text) if cached else _parse_header(text)
-    extra = len(data) - header.num_bytes
+    described = header.tensors
+    extra = len(data) - described.num_bytes
     if extra > 0:
         raise BadMessage(f"{extra} trailing bytes after the tensors of the header")
     if extra < 0:
         raise BadMessage(f"the body ends {-extra} bytes before the tensors of the header")
     tensors = {}
-    for name, dtype, shape, offset, _ in header.entries:
+    for name, dtype, shape, offset, _ in described.entries:
         tensors[name] = view_as_tensor(data, dtype, shape, offset)
-    for name in header.bool_names:
+    for name in described.bool_names:
         check_booleans(name, tensors[name])
     return Decoded(Message(tensors, header.params))
 
@@ -115,15 +126,18 @@ def encode(message: Message, as_base64: bool = False) -> list[Buffer]:
         (name, tensor.dtype, tensor.shape)
         for name, tensor in zip(message.tensors, tensors, strict=True)
     )
-    is_short = len(message.params.key) <= MAX_CACHED_BYTES
-    header = (_format_header_cached if is_short else _format_header)(layout, message.params)
-    return [header, *map(view_as_bytes, tensors)]
+    metadata = b'{"__metadata__":{"params":%b}%b' % (
+        orjson.dumps(message.params.key.decode()),
+        _describe_tensors(layout),
+    )
+    text = metadata + b" " * (-len(metadata) % 8)
+    return [len(text).to_bytes(8, "little") + text, *map(view_as_bytes, tensors)]
 
 
-def _format_header(
-    layout: tuple[tuple[str, torch.dtype, torch.Size], ...], params: Parameters
-) -> bytes:
-    header: dict[str, object] = {"__metadata__": {"params": params.key.decode()}}
+@lru_cache(maxsize=1024)
+def _describe_tensors(layout: tuple[tuple[str, torch.dtype, torch.Size], ...]) -> bytes:
+    """Return what follows the parameters in a header: the tensors, and the last brace."""
+    header: dict[str, object] = {}
     offset = 0
     for name, dtype, shape in layout:
         end = offset + math.prod(shape) * dtype.itemsize
@@ -133,12 +147,7 @@ def _format_header(
             "data_offsets": (offset, end),
         }
         offset = end
-    text = orjson.dumps(header)
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-_format_header_cached = lru_cache(maxsize=1024)(_format_header)
+    return b"," + orjson.dumps(header)[1:] if header else b"}"
 
 
 def _parse_header(text: bytes) -> _Header:
@@ -151,7 +160,20 @@ def _parse_header(text: bytes) -> _Header:
     params = _parse_params(header.pop("__metadata__", {}))
     if len(header) > MAX_TENSORS:
         raise BadMessage(f"a message may have at most {MAX_TENSORS} tensors, got {len(header)}")
-    entries = [_parse_entry(name, value) for name, value in header.items()]
+    try:  # parameters may differ in each message, tensors seldom do
+        text = orjson.dumps(header)
+    except orjson.JSONEncodeError:
+        raise BadMessage("the header is nested too deep") from None
+    tensors = (_parse_tensors_cached if len(text) <= MAX_CACHED_BYTES else _parse_tensors)(text)
+    return _Header(tensors, params)
+
+
+_parse_header_cached = lru_cache(maxsize=1024)(_parse_header)
+
+
+def _parse_tensors(text: bytes) -> _Tensors:
+    """Return the tensors that a header describes; `text` is the header without `__metadata__`."""
+    entries = [_parse_entry(name, value) for name, value in orjson.loads(text).items()]
     entries.sort(key=lambda entry: entry.offset)
     end = 0
     for entry in entries:
@@ -160,10 +182,10 @@ def _parse_header(text: bytes) -> _Header:
             raise BadMessage(f"data_offsets of {name} must begin at {end}, got {entry.offset}")
         end += entry.num_bytes
     bool_names = tuple(entry.name for entry in entries if entry.dtype is torch.bool)
-    return _Header(tuple(entries), end, params, bool_names)
+    return _Tensors(tuple(entries), end, bool_names)
 
 
-_parse_header_cached = lru_cache(maxsize=1024)(_parse_header)
+_parse_tensors_cached = lru_cache(maxsize=1024)(_parse_tensors)
 
 
 def _parse_entry(name: str, value: object) -> _Entry:

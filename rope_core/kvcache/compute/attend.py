@@ -3,14 +3,15 @@
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rope_core.backends import AttentionWork, MergeWork, eager, run
 from rope_core.config import AttentionConfig
 from rope_core.kvcache.compute.page_memory import PageMemory
-from rope_core.kvcache.compute.pieces import PART_PLACES, Piece, num_places, pieces, visible_keys
-from rope_core.kvcache.compute.rotation import index_numbers, shifted_queries
+from rope_core.kvcache.compute.pieces import PART_PLACES, Piece, pieces, visible_keys
+from rope_core.kvcache.compute.rotation import Queries
 from rope_core.kvcache.plan import LayerPlan, RowPlan
 
 QUERY_BLOCK = 256
@@ -24,7 +25,8 @@ def attend_row(
     plan: LayerPlan,
     memory: PageMemory,
     row: RowPlan,
-    q: Tensor,
+    queries: Queries,
+    rows: slice,
     out: Tensor,
     lse: Tensor,
     sinks: Tensor | None,
@@ -36,36 +38,38 @@ def attend_row(
         plan: the layer.
         memory: of its pages.
         row: its segments, and what the queries see.
-        q: `[n, H, D]`, not rotated.
+        queries: of the plan.
+        rows: those of the row.
         out: `[n, H, Dv]`, written.
         lse: float32 `[n, H]`, written.
         sinks: float32 `[H]`, or None.
         backend: the name of the backend; None for the first that can.
     """
-    segments = [segment for segment in row.segments if segment.num_keys]
-    rotated = shifted_queries(q, row, plan.group.rope)
+    config = plan.group.attention
+    rotated = {segment.shift: queries.rotated(rows, segment.shift) for segment in row.segments}
     shape, name = plan.pool.shape, ""
     buffers = (
         torch.empty(shape.num_kv_heads, PART_PLACES, shape.head_dim),
         torch.empty(shape.num_kv_heads, PART_PLACES, shape.value_dim),
     )
-    index = torch.tensor(index_numbers(row.q_index))
-    end_place = num_places(segments)
+    index = torch.from_numpy(np.asarray(row.q_index))
     for start in range(0, row.num_queries, QUERY_BLOCK):
         block = slice(start, min(start + QUERY_BLOCK, row.num_queries))
         low, high = map(int, index[block].aminmax())
         mask = None if row.tail_mask is None else row.tail_mask[block]
         parts = PartSum(out[block])
-        for piece in pieces(row, low, high, plan.group.attention):
+        for piece in pieces(row, low, high, config):
             visible = None
             if not piece.all_visible:
-                visible = visible_keys(piece, index[block], mask, end_place, plan.group.attention)
-            k, v = gather(memory, piece, buffers)
+                visible = visible_keys(
+                    piece, index[block], mask, row.num_keys, plan.group.attention
+                )
+            k, v = gather(memory, piece, plan.layer_in_group, buffers)
             work = AttentionWork(
                 rotated[piece.segment.shift][None, block].float(),
                 k,
                 v,
-                piece_config(plan.group.attention),
+                piece_config(config),
                 None,
                 mask=None if visible is None else visible[None, None],
             )
@@ -81,7 +85,7 @@ def attend_row(
 
 
 def gather(
-    memory: PageMemory, piece: Piece, buffers: tuple[Tensor, Tensor]
+    memory: PageMemory, piece: Piece, layer: int, buffers: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Copy the keys of a piece into the buffers, in float32: views `[1, keys, Hkv, D]`."""
     segment, page_tokens = piece.segment, memory.page_tokens
@@ -91,7 +95,7 @@ def gather(
             page, slot = divmod(segment.first_slot + key, page_tokens)
             end = min(piece.stop, key + page_tokens - slot)
             target = buffer[:, key - piece.start : end - piece.start]
-            target.copy_(pages[segment.pages[page], :, slot : slot + end - key])
+            target.copy_(pages[segment.page_groups[page] + layer, :, slot : slot + end - key])
             key = end
     k, v = (buffer[:, : piece.stop - piece.start].transpose(0, 1)[None] for buffer in buffers)
     return k, v

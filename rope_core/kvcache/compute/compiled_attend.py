@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rope_core.backends.work import UNBOUNDED
 from rope_core.compiled import DTYPES
 from rope_core.kvcache.compute.page_memory import PageMemory
-from rope_core.kvcache.compute.pieces import num_places
-from rope_core.kvcache.compute.rotation import index_numbers, shifted_queries
+from rope_core.kvcache.compute.rotation import Queries
 from rope_core.kvcache.plan import LayerPlan, RowPlan
 
 name = "compiled"
@@ -63,13 +63,16 @@ class Batch:
     kept: list[Tensor] = field(default_factory=list)
     """Tensors whose addresses are in `numbers`."""
 
-    def add(self, plan: LayerPlan, row: RowPlan, q: Tensor, out: Tensor, lse: Tensor) -> None:
+    def add(
+        self, plan: LayerPlan, row: RowPlan, queries: Queries, rows: slice, out: Tensor, lse: Tensor
+    ) -> None:
         """Add a row.
 
         Args:
             plan: the layer.
             row: its segments and queries.
-            q: `[n, H, D]`, contiguous, not rotated.
+            queries: of the plan.
+            rows: those of the row.
             out: `[n, H, Dv]`, contiguous.
             lse: float32 `[n, H]`, contiguous.
         """
@@ -78,30 +81,28 @@ class Batch:
             mask = row.tail_mask.contiguous()
             mask_numbers = mask.data_ptr(), mask.stride(0), mask.shape[1]
             self.kept.append(mask)
-        segments = row.segments
-        rotated = shifted_queries(q, row, plan.group.rope)
-        num_keys = 0
+        index, num_keys = row.q_index, 0
         self.kept += out, lse
         self.numbers.extend(
             (
                 *(row.num_queries, out.data_ptr(), lse.data_ptr()),
-                *(*mask_numbers, num_places(segments), len(segments)),
-                *index_numbers(row.q_index),
+                *(*mask_numbers, row.num_keys, len(row.segments)),
+                *(index if isinstance(index, range) else index.tolist()),
             )
         )
-        for segment in segments:
-            queries, pages = rotated[segment.shift], segment.pages
-            self.kept.append(queries)
+        for segment in row.segments:
+            q, pages = queries.rotated(rows, segment.shift), segment.page_groups
+            self.kept.append(q)
             num_keys += segment.num_keys
             self.numbers.extend(
                 (
-                    *(queries.data_ptr(), segment.first_slot, segment.num_keys),
+                    *(q.data_ptr(), segment.first_slot, segment.num_keys),
                     *(segment.first_place, segment.first_index, len(pages)),
                 )
             )
-            self.numbers.extend(pages)
+            self.numbers.frombytes(np.add(pages, plan.layer_in_group, dtype=np.int64).tobytes())
         self.num_rows += 1
-        width = q.shape[1] * (q.shape[2] + out.shape[2])
+        width = out.shape[1] * (plan.group.head_dim + plan.group.value_dim)
         self.num_products += row.num_queries * num_keys * width
 
     def run(self) -> None:

@@ -10,6 +10,7 @@ from rope_core.angles import key_angles, shift_angles
 from rope_core.backends import run
 from rope_core.calls import Rotate
 from rope_core.config import RopeConfig
+from rope_core.kvcache.compute.page_memory import as_tensor
 from rope_core.kvcache.plan import Move
 from rope_core.rotary import rotary_work, run_rotate
 
@@ -20,10 +21,7 @@ Rotation = Callable[[Tensor], Tensor]
 def run_move(move: Move) -> None:
     """Move keys and values of all layers. Keys of a layer are read before any is written."""
     keys, values, page_tokens = move.pool.keys, move.pool.values, move.pool.shape.page_tokens
-    sources, targets = (
-        torch.tensor(slots, dtype=torch.int64, device=keys.device)
-        for slots in (move.sources, move.targets)
-    )
+    sources, targets = (as_tensor(slots).to(keys.device) for slots in (move.sources, move.targets))
     rotation = key_rotation(move, keys.device)
     stays = torch.equal(sources, targets)
     for layer in range(move.pool.shape.num_layers):
@@ -39,8 +37,10 @@ def run_move(move: Move) -> None:
 
 def key_rotation(move: Move, device: torch.device) -> Rotation | None:
     """Return how the keys of a move are rotated; None if they are not."""
-    rope, delta, positions = move.group.rope, move.delta, move.positions
-    delta, positions = (None if x is None else x.to(device) for x in (delta, positions))
+    rope = move.group.rope
+    delta, positions = (
+        None if x is None else as_tensor(x).to(device) for x in (move.delta, move.positions)
+    )
     to = rope if move.to is None else move.to.rope
     if delta is None and to == rope:
         return None

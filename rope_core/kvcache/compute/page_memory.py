@@ -1,9 +1,12 @@
-"""Where the pages of a pool are in memory, looked up once for many plans."""
+"""Where the pages of a pool are in memory, looked up once."""
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
+from rope_core.kvcache.plan import IntArray
 from rope_core.kvcache.pool import PagePool
 
 
@@ -22,11 +25,22 @@ class PageMemory:
     page_tokens: int
 
 
+_memories: WeakKeyDictionary[PagePool, PageMemory] = WeakKeyDictionary()
+
+
 def page_memory(pool: PagePool) -> PageMemory:
     """Return where the pages of a pool are."""
-    keys, values = pool.keys, pool.values
-    size = keys.element_size()
-    return PageMemory(
-        *(keys, values, keys.data_ptr(), values.data_ptr()),
-        *(keys.stride(0) * size, values.stride(0) * size, keys.shape[2]),
-    )
+    memory = _memories.get(pool)
+    if memory is None:
+        keys, values = pool.keys, pool.values
+        size = keys.element_size()
+        memory = _memories[pool] = PageMemory(
+            *(keys, values, keys.data_ptr(), values.data_ptr()),
+            *(keys.stride(0) * size, values.stride(0) * size, keys.shape[2]),
+        )
+    return memory
+
+
+def as_tensor(numbers: IntArray) -> Tensor:
+    """Return numbers of a plan as a tensor on the CPU."""
+    return torch.from_numpy(numbers if numbers.flags.writeable else numbers.copy())

@@ -1,6 +1,6 @@
 """The keys that queries see, cut into pieces that are attended to one after the other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +53,7 @@ def visible_range(low: int, high: int, config: AttentionConfig) -> VisibleRange:
 def pieces(row: RowPlan, low: int, high: int, config: AttentionConfig) -> Iterator[Piece]:
     """Yield the pieces that queries of an index from `low` to `high` see, in order."""
     visible = visible_range(low, high, config)
-    masked_from = num_places(row.segments)
+    masked_from = row.num_keys
     if row.tail_mask is not None:
         masked_from -= row.tail_mask.shape[-1]
     for segment in row.segments:
@@ -69,11 +69,6 @@ def pieces(row: RowPlan, low: int, high: int, config: AttentionConfig) -> Iterat
             )
             yield Piece(segment, start, stop, all_visible)
             start = stop
-
-
-def num_places(segments: Sequence[KeySegment]) -> int:
-    """Return the place behind the last key of a row."""
-    return segments[-1].first_place + segments[-1].num_keys if segments else 0
 
 
 def visible_keys(

@@ -1,9 +1,9 @@
 """Rotation of heads `[T, H, D]` by positions, into memory of any strides."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +12,8 @@ from rope_core.angles import Angles, angles_at, key_angles
 from rope_core.backends.eager_rotary import is_general, rotary_operator
 from rope_core.backends.work import RotaryWork
 from rope_core.config import RopeConfig
-from rope_core.kvcache.plan import RowPlan
+from rope_core.kvcache.compute.page_memory import as_tensor
+from rope_core.kvcache.plan import IntArray, LayerPlan
 
 
 class CompiledRotation(NamedTuple):
@@ -80,12 +81,13 @@ def rotate_at(
     )
 
 
-def query_angles(positions: Tensor, rope: RopeConfig) -> Angles:
+def query_angles(positions: IntArray, rope: RopeConfig) -> Angles:
     """Return the angles of queries at `positions` `[T]` or `[A, T]`."""
-    return angles_at(positions, rope).map(torch.Tensor.contiguous)
+    angles = angles_at(as_tensor(positions), rope)
+    return angles.map(torch.Tensor.contiguous)
 
 
-def stored_angles(positions: Tensor, rope: RopeConfig) -> Angles:
+def stored_angles(positions: IntArray, rope: RopeConfig) -> Angles:
     """Return the angles of keys at `positions` `[T]` or `[A, T]`."""
     angles = key_angles(query_angles(positions, rope))
     assert isinstance(angles, Angles), "kernels compute fused angles themselves"
@@ -105,39 +107,48 @@ def rotate_into(out: Tensor, x: Tensor, angles: Angles, rope: RopeConfig) -> Non
     rotary_operator(work)(work)
 
 
-def shifted_queries(
-    q: Tensor, row: RowPlan, rope: RopeConfig | None
-) -> dict[tuple[int, ...], Tensor]:
-    """Return the queries `[n, H, D]` of a row, rotated at position minus shift, for each shift."""
-    if rope is None:
-        return {segment.shift: q for segment in row.segments}
-    positions = row.q_positions
-    assert positions is not None, "the group has a rope"
-    rotation = compiled_rotation(rope)
-    rotated: dict[tuple[int, ...], Tensor] = {}
-    for segment in row.segments:
-        shift = segment.shift
-        if shift in rotated:
-            continue
-        rotated[shift] = out = torch.empty_like(q)
-        angles = query_angles(moved_back(positions, shift), rope)
+class Queries:
+    """The queries of a plan, rotated at position minus shift for each shift that is asked for."""
+
+    def __init__(self, q: Tensor, plan: LayerPlan) -> None:
+        """Keep the queries `[Tq, H, D]`, contiguous, not rotated, of a plan."""
+        self._q = q
+        self._rope = plan.group.rope
+        self._positions = plan.q_positions
+        self._rotated: dict[tuple[int, ...], Tensor] = {}
+        shifts = {segment.shift for row in plan.rows for segment in row.segments}
+        self._is_shared = len(shifts) == 1  # by all rows
+
+    def rotated(self, rows: slice, shift: tuple[int, ...]) -> Tensor:
+        """Return the queries of a row `[n, H, D]`, contiguous, for keys with this shift."""
+        if self._rope is None:
+            return self._q[rows]
+        if not self._is_shared:
+            return self._rotate(rows, shift)
+        if shift not in self._rotated:
+            self._rotated[shift] = self._rotate(slice(0, len(self._q)), shift)
+        whole = self._rotated[shift]
+        return whole if len(whole) == rows.stop - rows.start else whole[rows]
+
+    def _rotate(self, rows: slice, shift: tuple[int, ...]) -> Tensor:
+        rope = self._rope
+        assert rope is not None, "checked by rotated"
+        assert self._positions is not None, "the group has a rope"
+        q = self._q[rows]
+        out = torch.empty_like(q)
+        angles = query_angles(moved_back(self._positions[..., rows], shift), rope)
+        rotation = compiled_rotation(rope)
         if rotation is None:
             rotate_into(out, q, angles, rope)
         else:
             strides = out.stride(0), out.stride(1)
             rotate_at(out.data_ptr(), strides, q, (0, len(q)), angles, 0, rotation)
-    return rotated
+        return out
 
 
-def moved_back(positions: Tensor, shift: tuple[int, ...]) -> Tensor:
+def moved_back(positions: IntArray, shift: tuple[int, ...]) -> IntArray:
     """Return positions `[n]` or `[A, n]` minus a shift of each axis."""
     if not any(shift):
         return positions
-    if len(set(shift)) == 1:
-        return positions - shift[0]
-    return positions - torch.tensor(shift, device=positions.device)[:, None]
-
-
-def index_numbers(index: Sequence[int] | Tensor) -> Sequence[int]:
-    """Return the index of queries as numbers."""
-    return index.tolist() if isinstance(index, Tensor) else index
+    moved: IntArray = positions - (shift[0] if positions.ndim == 1 else np.array(shift)[:, None])
+    return moved

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from rope_core.angles import Angles
@@ -15,14 +14,19 @@ from rope_core.kvcache.compute.rotation import (
     stored_angles,
 )
 from rope_core.kvcache.plan import LayerPlan, PageCopy
+from rope_core.kvcache.pool import PagePool
+
+
+def clear_page(pool: PagePool, page_group: int) -> None:
+    """Set a page group to 0."""
+    pool.pages[page_group : page_group + pool.shape.num_layers].zero_()
 
 
 def copy_page(copy: PageCopy) -> None:
     """Copy a page group: a page of each layer of its group."""
-    num_layers = copy.pool.shape.num_layers
-    for pages in (copy.pool.keys, copy.pool.values):
-        source = pages[copy.source : copy.source + num_layers]
-        pages[copy.target : copy.target + num_layers].copy_(source)
+    pages, num_layers = copy.pool.pages, copy.pool.shape.num_layers
+    source = pages[copy.source : copy.source + num_layers]
+    pages[copy.target : copy.target + num_layers].copy_(source)
 
 
 def write_tokens(plan: LayerPlan, memory: PageMemory, k: Tensor, v: Tensor) -> None:
@@ -33,26 +37,21 @@ def write_tokens(plan: LayerPlan, memory: PageMemory, k: Tensor, v: Tensor) -> N
     size, head_dim, value_dim = k.element_size(), k.shape[2], v.shape[2]
     key_strides = head_dim, page_tokens * head_dim
     value_strides = value_dim, page_tokens * value_dim
-    start = 0
-    for row in plan.rows:
-        if not row.num_new:
+    angles = None
+    if rope is not None:
+        assert plan.base_positions is not None, "the group has a rope"
+        angles = stored_angles(plan.base_positions, rope)
+    for begin, count, slot in slot_runs(plan.slots.tolist(), page_tokens):
+        page, slot = divmod(slot, page_tokens)
+        page += plan.layer_in_group
+        if rotation is None:
+            tokens = slice(begin, begin + count)
+            write_page(plan, memory, k[tokens], v[tokens], page, slot, angles, begin)
             continue
-        angles = None
-        if rope is not None:
-            assert row.base_positions is not None, "the group has a rope"
-            angles = stored_angles(row.base_positions, rope)
-        for begin, count, slot in slot_runs(row.slots, page_tokens):
-            page, slot = divmod(slot, page_tokens)
-            if rotation is None:
-                tokens = slice(start + begin, start + begin + count)
-                write_page(plan, memory, k[tokens], v[tokens], page, slot, angles, begin)
-                continue
-            address = memory.key_address + page * memory.key_page_bytes + slot * head_dim * size
-            tokens_at = start + begin, count
-            rotate_at(address, key_strides, k, tokens_at, angles, begin, rotation)
-            address = memory.value_address + page * memory.value_page_bytes
-            rotate_at(address + slot * value_dim * size, value_strides, v, tokens_at, None, 0, COPY)
-        start += row.num_new
+        address = memory.key_address + page * memory.key_page_bytes + slot * head_dim * size
+        rotate_at(address, key_strides, k, (begin, count), angles, begin, rotation)
+        address = memory.value_address + page * memory.value_page_bytes + slot * value_dim * size
+        rotate_at(address, value_strides, v, (begin, count), None, 0, COPY)
 
 
 def write_page(
@@ -77,13 +76,11 @@ def write_page(
         rotate_into(k_out, k, part, plan.group.rope)
 
 
-def slot_runs(slots: Sequence[int] | Tensor, page_tokens: int) -> Iterator[tuple[int, int, int]]:
+def slot_runs(slots: Sequence[int], page_tokens: int) -> Iterator[tuple[int, int, int]]:
     """Yield the first token, the number of tokens and the first slot of each page.
 
     The slots of tokens of one page go on by one.
     """
-    if isinstance(slots, torch.Tensor):
-        slots = slots.tolist()
     begin, num_slots = 0, len(slots)
     while begin < num_slots:
         slot = slots[begin]

@@ -2,7 +2,9 @@
 
 import random
 from dataclasses import dataclass, field
+from itertools import chain
 
+import numpy as np
 import torch
 
 from rope_core.config import AttentionConfig
@@ -26,6 +28,7 @@ class Pages:
         memory = torch.full((num_pages, k_size + v_size), torch.nan, dtype=shape.dtype)
         self.keys = memory[:, :k_size].unflatten(1, (heads, tokens, -1))
         self.values = memory[:, k_size:].unflatten(1, (heads, tokens, -1))
+        self.pages = memory.view(torch.uint8)
         self.free = [i * shape.num_layers for i in range(num_groups)]
         random.Random(seed).shuffle(self.free)
 
@@ -71,19 +74,17 @@ class Row:
         self.length += count
         return slots
 
-    def plan(
-        self, layer, *, slots=(), base=None, num_queries=0, q_positions=None, q_index=(), mask=None
-    ):
+    def plan(self, *, slots=(), base=None, num_queries=0, q_positions=None, q_index=(), mask=None):
+        """Return the plan of the row, its slots, its base positions and its query positions."""
         size = self.pages.shape.page_tokens
         segments = [
-            KeySegment([g + layer for g in s.page_groups], s.first_slot, s.num_keys, s.first_place,
+            KeySegment(np.array(s.page_groups, np.int32), s.first_slot, s.num_keys, s.first_place,
                        s.first_index, s.shift)
             for s in self.segments
         ]  # fmt: skip
-        return RowPlan(
-            len(slots), num_queries, [(g + layer) * size + s for g, s in slots], base, segments,
-            q_positions, q_index, mask,
-        )  # fmt: skip
+        index = q_index if isinstance(q_index, range) else np.asarray(q_index)
+        row = RowPlan(len(slots), num_queries, segments, index, self.length, mask)
+        return row, [g * size + s for g, s in slots], base, q_positions
 
 
 def group_of(
@@ -103,18 +104,26 @@ def pages_of(group, dtype, page_tokens=4, num_groups=64, seed=0):
 
 
 def layer_plan(group, pages, rows, layer=0, dtype=torch.float32):
-    return LayerPlan(group, layer, pages, layer, rows, [], dtype)
+    """Return the plan of a layer of what `Row.plan` returns."""
+    plans, slots, base, positions = zip(*rows, strict=True)
+    return LayerPlan(
+        group, layer, pages, layer, plans, np.array([*chain(*slots)], np.int64), joined(base),
+        joined(positions), [], [], dtype,
+    )  # fmt: skip
+
+
+def joined(parts):
+    parts = [part for part in parts if part is not None]
+    return torch.cat(parts, -1).numpy() if parts else None
 
 
 def append(row, k, v, base, layer=0, backend=None):
     """Append k `[n, Hkv, D]` and v to the last segment, at the positions `base`."""
-    slots = row.take_slots(len(k))
-    plan = layer_plan(
-        row.group, row.pages, [row.plan(layer, slots=slots, base=base)], layer, row.dtype
-    )
+    plan = row.plan(slots=row.take_slots(len(k)), base=base)
+    plan = layer_plan(row.group, row.pages, [plan], layer, row.dtype)
     run_layers([LayerInput(plan, None, k, v)], backend)
 
 
-def attend_plan(row, n, q_positions, q_index=None, mask=None, layer=0):
+def attend_plan(row, n, q_positions, q_index=None, mask=None):
     index = range(row.next_index - n, row.next_index) if q_index is None else q_index
-    return row.plan(layer, num_queries=n, q_positions=q_positions, q_index=index, mask=mask)
+    return row.plan(num_queries=n, q_positions=q_positions, q_index=index, mask=mask)

@@ -18,7 +18,7 @@ ROPES = {
     "the last part": RopeConfig.of(32, rotary_dim=16, trailing=True, layout="interleaved"),
     "DeepSeek's": RopeConfig.of(32, layout="interleaved_to_half"),
     "yarn": RopeConfig.of(32, rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
-    "xpos": RopeConfig.of(32, rope_type="xpos"),
+    "xpos": RopeConfig.of(32, rope_type="xpos", length=200),
     "as transformers": RopeConfig.of(32, arithmetic="hf", rounding="tables"),
     "three axes": RopeConfig.of(32, axes="mrope", mrope_section=(4, 6, 6)),
     "blocks": RopeConfig.of(32, blocks=2),
@@ -136,7 +136,7 @@ def test_the_places_of_pages_change_no_bit(dtype, num_queries):
 def test_the_other_calls_of_a_run_change_no_bit(dtype):
     group = group_of(ROPES["half"], head_dim=32)
     pages = pages_of(group, dtype, 8, num_groups=256)
-    calls, numbers = [], random.Random(0)
+    calls, plans, numbers = [], [], random.Random(0)
     for i in range(12):
         row, count = Row(pages, group, dtype), numbers.choice((1, 9, 40, 130))
         row.open_segment(first_slot=i % 8)
@@ -148,12 +148,14 @@ def test_the_other_calls_of_a_run_change_no_bit(dtype):
         )
         num_queries = min(count, numbers.choice((1, 1, 4, 40)))
         plan = attend_plan(row, num_queries, torch.arange(count - num_queries, count))
+        plans.append(plan)
         q = randn(num_queries, 4, 32, seed=100 + i, dtype=dtype)
         calls.append(LayerInput(layer_plan(group, pages, [plan], dtype=dtype), q))
     together = run_layers(calls)
+
     for call, answer in zip(calls, together, strict=True):
         assert torch.equal(run_layers([call])[0].out, answer.out)
-    plans = [call.plan.rows[0] for call in calls]
+
     packed = LayerInput(
         layer_plan(group, pages, plans, dtype=dtype), torch.cat([call.q for call in calls])
     )
@@ -176,7 +178,6 @@ def test_a_step_is_an_append_and_an_attend():
         else:
             slots = row.take_slots(3)
             plan = row.plan(
-                0,
                 slots=slots,
                 base=positions,
                 num_queries=3,
@@ -198,7 +199,7 @@ def test_a_page_is_copied_before_anything_is_written():
     before = row.pages.keys[source : source + 2].clone()
     row.segments[0].page_groups[0] = target
     slots = row.take_slots(1)
-    plan = layer_plan(group, row.pages, [row.plan(1, slots=slots, base=torch.tensor([5]))], 1)
+    plan = layer_plan(group, row.pages, [row.plan(slots=slots, base=torch.tensor([5]))], 1)
     plan.copies = [PageCopy(row.pages, source, target)]
     run_layers([LayerInput(plan, None, randn(1, 2, 32), randn(1, 2, 32))])
     old, new = row.pages.keys[source : source + 2], row.pages.keys[target : target + 2]

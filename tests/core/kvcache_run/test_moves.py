@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,7 +40,7 @@ def test_tokens_that_move_keep_their_bits(dtype):
     sources, targets = [slots[i] for i in (3, 5, 9, 14)], [slots[i] for i in (2, 3, 5, 9)]
     tensors = row.pages.keys, row.pages.values
     before = [at(row, sources, layer, x) for layer in range(LAYERS) for x in tensors]
-    run_moves(MovePlan([], [Move(row.pages, row.group, sources, targets)]))
+    run_moves(MovePlan([], [], [Move(row.pages, row.group, np.array(sources), np.array(targets))]))
     after = [at(row, targets, layer, x) for layer in range(LAYERS) for x in tensors]
     assert all(map(torch.equal, before, after))
     assert torch.equal(
@@ -62,7 +63,23 @@ def test_a_shift_of_stored_keys(rope, dtype):
     moved, same = filled(rope, dtype, positions + delta)
     groups = [row.pages.free.pop() for _ in range(3)]
     other = [groups[i // 8] * 8 + i % 8 for i in range(COUNT)]
-    run_moves(MovePlan([], [Move(row.pages, row.group, slots, other, delta, None, positions)]))
+    run_moves(
+        MovePlan(
+            [],
+            [],
+            [
+                Move(
+                    row.pages,
+                    row.group,
+                    np.array(slots),
+                    np.array(other),
+                    delta.numpy(),
+                    None,
+                    positions.numpy(),
+                )
+            ],
+        )
+    )
     for layer in range(LAYERS):
         k = at(row, other, layer, row.pages.keys)
         truth = at(moved, same, layer, moved.pages.keys)
@@ -89,9 +106,17 @@ def test_another_rope(to, delta, dtype):
     positions = torch.arange(COUNT) + 50
     row, slots = filled(ROPES["half"], dtype, positions)
     fresh, same = filled(to, dtype, positions + delta)
-    move = Move(row.pages, row.group, slots, slots, None, replace(row.group, rope=to), positions)
-    move.delta = torch.tensor(delta).expand(COUNT) if delta else None
-    run_moves(MovePlan([], [move]))
+    move = Move(
+        row.pages,
+        row.group,
+        np.array(slots),
+        np.array(slots),
+        None,
+        replace(row.group, rope=to),
+        positions.numpy(),
+    )
+    move.delta = np.full(COUNT, delta) if delta else None
+    run_moves(MovePlan([], [], [move]))
     for layer in range(LAYERS):
         k, truth = at(row, slots, layer, row.pages.keys), at(fresh, same, layer, fresh.pages.keys)
         assert off(k, truth.double()) <= BAR[dtype]
@@ -101,7 +126,7 @@ def test_copies_come_first():
     row, _ = filled(ROPES["half"], torch.float32, torch.arange(COUNT))
     source, target = row.segments[0].page_groups[0], row.pages.free.pop()
     before = row.pages.keys[source : source + LAYERS].clone()
-    move = Move(row.pages, row.group, [target * 8 + 7], [target * 8])
-    run_moves(MovePlan([PageCopy(row.pages, source, target)], [move]))
+    move = Move(row.pages, row.group, np.array([target * 8 + 7]), np.array([target * 8]))
+    run_moves(MovePlan([PageCopy(row.pages, source, target)], [], [move]))
     assert torch.equal(row.pages.keys[source : source + LAYERS], before)
     assert torch.equal(row.pages.keys[target + 1, :, 0], before[1, :, 7])

@@ -29,8 +29,10 @@ from service.server.connection_limits import connection_limits
 from service.server.planned_requests import PlannedRequests
 from service.server.tls_transport import RECEIVE_BYTES, TlsTransport
 from service.server.uvicorn_server import Server
+from service.server.websocket_streams import PING_S, WebSocketStreams
 from service.settings import Settings
 from service.slab_pool import Slab, SlabPool
+from service.v1.session_stream import SessionOperations
 
 UVICORNS = {"httptools": HttpToolsProtocol, "h11": H11Protocol}
 """uvicorn's own protocols."""
@@ -141,7 +143,12 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    protocol: str = "planned", certificates: Certificates | None = None, **settings: Any
+    protocol: str = "planned",
+    certificates: Certificates | None = None,
+    *,
+    sessions: SessionOperations | None = None,
+    ping_s: float = PING_S,
+    **settings: Any,
 ) -> AsyncIterator[Running]:
     """Run the service on the CPU.
 
@@ -149,6 +156,8 @@ async def running(
         protocol: of its connections: "planned", "ordinary", which knows no planned requests, or a
             name among UVICORNS.
         certificates: of TLS; None: there is no TLS.
+        sessions: runs the operations of streams; None: sessions are off.
+        ping_s: seconds between the pings of streams.
         settings: of the operator.
     """
     threads = torch.get_num_threads()
@@ -166,7 +175,8 @@ async def running(
         lifecycle,
         log,
     )
-    limits = connection_limits(chosen, handler.batcher.load)
+    streams = WebSocketStreams(sessions, handler, lifecycle, log, ping_s)
+    limits = connection_limits(chosen, handler.batcher.load)._replace(upgrades=streams)
     protocols = {
         "planned": partial(Connection, planned, limits),
         "ordinary": partial(AsgiProtocol, limits),
@@ -197,6 +207,8 @@ async def running(
         listeners=(),
         delay_s=0,
         drain_s=1,
+        unix_socket=chosen.unix_socket,
+        plain_protocol=protocols[protocol],
     )
     server.lifespan = config.lifespan_class(config)
     others = asyncio.all_tasks()

@@ -37,7 +37,8 @@ async def test_a_session_is_created_inspected_and_deleted(http):
     head = await http.client.head(path)
     assert (head.status_code, head.content) == (200, b"")
     assert (await http.client.delete(path)).status_code == 204
-    gone = await http.client.delete(path)
+    assert (await http.client.delete(path)).status_code == 204
+    gone = await http.client.get(path)
     check_problem(gone, 410, "session_gone", "deleted")
     assert gone.json()["reason"] == "deleted"
 

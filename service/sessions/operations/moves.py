@@ -1,0 +1,89 @@
+"""Operations that change a session and move bytes: select_tail, rebase."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rope_core.kvcache.cache import Pending
+from rope_core.kvcache.plan import MovePlan
+from service.sessions.answer import SessionAnswer
+from service.sessions.call import SessionCall, SessionServices
+from service.sessions.jobs import move_job
+from service.sessions.operations.structural import COMMON, Guarded, state_of
+from service.sessions.parameters import check_names
+from service.sessions.runner import PlannedOperation
+from service.sessions.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What a request changes, as far as it can be read without the session's state."""
+
+    plan: Callable[[Session], Pending]
+    """Plans the change of a session that has its turn."""
+    after: Callable[[Session], None] = lambda _: None
+    """Called once the change is committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOperation:
+    """What an operation takes and does."""
+
+    name: str
+    params: tuple[str, ...]
+    """Names of its own parameters."""
+    read: Callable[[Mapping[str, Any], Session, SessionServices], Move]
+    """Checks the parameters."""
+
+
+async def run(call: SessionCall, operation: MoveOperation) -> SessionAnswer:
+    """Change the session, and move bytes on the device.
+
+    Raises:
+        SessionError, ServiceError, RopeError: the session is unchanged.
+    """
+    call.check_not_frozen()
+    session, services = call.session, call.services
+    values = check_names(call.message, (*operation.params, *COMMON))
+    guarded = Guarded.read(operation.name, values)
+    move = operation.read(values, session, services)
+    turn = await call.take_turn()
+    try:
+        earlier = guarded.earlier_answer(session)
+        if earlier is not None:
+            turn.release()
+            return call.answer(earlier)
+        guarded.check(session)
+        cache = session.cache
+        pending = services.registry.grow(session, lambda: move.plan(session), cache.discard)
+    except BaseException:
+        turn.release()
+        raise
+    answer: dict[str, Any] = {}
+
+    def commit() -> None:
+        if session.ended is not None:
+            cache.discard(pending)
+            return
+        cache.commit(pending)
+        move.after(session)
+        answer.update(state_of(session))
+        guarded.remember(session, answer)
+
+    operation_to_run = PlannedOperation(turn, commit, lambda: cache.discard(pending))
+    moves = pending.moves
+    if moves is None or not (moves.moves or moves.copies or moves.clears):
+        operation_to_run.settle(has_run=True)
+        return call.answer(answer)
+    job = move_job(moves, _num_bytes(moves), services.runner)
+    _, completed = await services.run([job], operation_to_run, call.context)
+    return call.answer(answer, completed=completed)
+
+
+def _num_bytes(plan: MovePlan) -> int:
+    """Return the bytes that a plan writes."""
+    num_bytes = sum(copy.pool.shape.group_bytes for copy in plan.copies)
+    for move in plan.moves:
+        shape = move.pool.shape
+        num_bytes += len(move.targets) * shape.group_bytes // shape.page_tokens
+    return num_bytes
