@@ -106,7 +106,7 @@ def test_one_configuration_has_one_digest(remote: Remote) -> None:
         {"groups": [GROUP], "kv_dtype": "int8"},
         {"groups": [GROUP], "batch": 0},
         {"groups": [GROUP], "batch": 1025},
-        {"groups": [GROUP], "labels": ["x"] * 17},
+        {"groups": [GROUP], "labels": [str(i) for i in range(17)]},
         {"groups": [GROUP], "labels": ["x" * 65]},
         {"groups": [GROUP], "labels": "x"},
         {"groups": [GROUP], "name": 5},
