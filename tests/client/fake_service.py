@@ -5,9 +5,11 @@ It can lose an answer after it has done what was asked.
 
 import base64
 import json
+import socket
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import ThreadingUnixStreamServer
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -23,7 +25,7 @@ SAFETENSORS = "application/x-safetensors"
 class FakeService:
     """The service; `url` is its address."""
 
-    def __init__(self):
+    def __init__(self, socket_path=None, tls=None):
         self.sessions, self.gone, self.created, self.requests = {}, {}, {}, []
         self.configurations = []
         self.num_lost = 0
@@ -31,6 +33,7 @@ class FakeService:
         self.refusals = []
         """Problems to answer instead of doing the work."""
         self.num_connections = 0
+        self.streams = []
         self.arrived = threading.Semaphore(0)
         """Released by each operation that arrives."""
         service = self
@@ -47,14 +50,26 @@ class FakeService:
 
             do_GET = do_POST = do_PATCH = do_DELETE = lambda self: answer(self)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if socket_path is None:
+            self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            host = "https://localhost:{1}" if tls else "http://127.0.0.1:{1}"
+            self.url = host.format(*self.server.server_address)
+        else:
+            self.server = ThreadingUnixStreamServer(str(socket_path), Handler)
+            self.url = f"unix:{socket_path}"
+        if tls is not None:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         self.server.daemon_threads = True
-        self.url = "http://127.0.0.1:{1}".format(*self.server.server_address)
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self):
         self.server.shutdown()
         self.server.server_close()
+
+    def close_streams(self):
+        """Close the connections of streams, as after a long time without use."""
+        while self.streams:
+            self.streams.pop().shutdown(socket.SHUT_RDWR)
 
     def loses(self):
         self.num_lost -= 1
@@ -167,6 +182,7 @@ def route(service, handler, url, tensors, params):
 def stream(handler, path):
     service, session_id = handler.service, path.split("/")[3]
     service.num_connections += 1
+    service.streams.append(handler.connection)
     handler.close_connection = True
     protocol = ServerProtocol(subprotocols=["rope.session.v1"], max_size=None)
     lines = [f"{name}: {value}\r\n" for name, value in handler.headers.items()]

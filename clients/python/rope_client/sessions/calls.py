@@ -53,7 +53,8 @@ def create(
         "config": None if config is None else config_json("config", config),
         "max_tokens": max_tokens,
     }
-    tensors = {name: configuration.pop(name, None) for name in CREATE_TENSORS}
+    names = [name for name in configuration if name in CREATE_TENSORS or name.startswith("sinks.")]
+    tensors = {name: configuration.pop(name) for name in names}
     if configuration.get("rope") is not None:
         configuration["rope"] = rope_json(configuration["rope"])
     arrays, warnings = arrays_of(tensors)

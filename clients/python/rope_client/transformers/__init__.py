@@ -7,6 +7,7 @@ Needs torch and transformers: `pip install rope-client[transformers]`.
 """
 
 from rope_client.transformers.cache import RopeSessionCache
+from rope_client.transformers.errors import UnsupportedModelCall
 from rope_client.transformers.model import session_cache
 
-__all__ = ["RopeSessionCache", "session_cache"]
+__all__ = ["RopeSessionCache", "UnsupportedModelCall", "session_cache"]

@@ -26,20 +26,28 @@ _WITHOUT_EFFECT = frozenset(
 class StepsLayers(Protocol):
     """A cache of a session."""
 
-    def step(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, call: "LayerCall"
-    ) -> Tensor:
+    def step(self, layer: int, q: Tensor, k: Tensor, v: Tensor, call: "LayerCall") -> Tensor:
         """Append and attend: from `[B, heads, n, D]` to `[B, n, H, Dv]`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rotation:
+    """What the rotary embedding was asked for: once in each run of the model."""
+
+    positions: Tensor
+    """`[B, n]`, or `[1, n]` for all rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCall:
     """What a model asks of a layer, to be compared with what the session computes."""
 
+    rotation: Rotation
     mask: SessionMask
     scale: float | None
     softcap: float | None
     sliding_window: int | None
+    sinks: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +63,8 @@ class Update:
 UPDATE: ContextVar[Update | None] = ContextVar("UPDATE", default=None)
 """The attention function is not given the cache: the last update of this thread has it."""
 
-ROTARY_POSITIONS: ContextVar[Tensor | None] = ContextVar("ROTARY_POSITIONS", default=None)
-"""The positions that the rotary embedding was last asked for."""
+ROTATION: ContextVar[Rotation | None] = ContextVar("ROTATION", default=None)
+"""Of the run of the model in this thread."""
 
 
 def session_attention(
@@ -69,6 +77,7 @@ def session_attention(
     dropout: float = 0.0,
     softcap: float | None = None,
     sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Step a layer of the session: transformers calls it for each layer.
@@ -89,16 +98,23 @@ def session_attention(
     if dropout or (torch.is_grad_enabled() and query.requires_grad):
         raise UnsupportedModelCall("sessions have no gradients and no dropout: use torch.no_grad()")
     _refuse(others)
+    rotation = ROTATION.get()
+    if rotation is None or rotation.positions.ndim != 2:
+        raise UnsupportedModelCall("each token must have one position, and a rotary embedding")
     positions = others.get("position_ids")
-    rotated = ROTARY_POSITIONS.get()
-    if positions is None or rotated is None or not _is_same(positions, rotated):
+    if positions is not None and not _is_same(positions, rotation.positions):
         raise UnsupportedModelCall(
             "the positions of the rotary embedding must be the position_ids of the layers"
         )
     call = LayerCall(
-        mask=attention_mask, scale=scaling, softcap=softcap, sliding_window=sliding_window
+        rotation=rotation,
+        mask=attention_mask,
+        scale=scaling,
+        softcap=softcap,
+        sliding_window=sliding_window,
+        sinks=s_aux,
     )
-    return update.cache.step(update.layer, query, key, value, positions, call), None
+    return update.cache.step(update.layer, query, key, value, call), None
 
 
 def _is_same(positions: Tensor, rotated: Tensor) -> bool:

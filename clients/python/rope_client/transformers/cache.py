@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from rope_client.sessions.bound import Operations
 from rope_client.sessions.session import Session, Stream
 from rope_client.sync import Client
-from rope_client.transformers.attention import UPDATE, LayerCall, Update
+from rope_client.transformers.attention import UPDATE, LayerCall, Rotation, Update
 from rope_client.transformers.errors import UnsupportedModelCall
 
 
@@ -63,6 +63,7 @@ class RopeSessionCache(Cache):
         client: of the service.
         configuration: arguments of `Client.session`.
         num_layers: of the model.
+        sinks: attention sinks of the layers that have them, `[H]`.
         is_streamed: a WebSocket for the steps; else HTTP.
     """
 
@@ -72,6 +73,7 @@ class RopeSessionCache(Cache):
         configuration: Mapping[str, Any],
         num_layers: int,
         *,
+        sinks: Mapping[int, Tensor],
         is_streamed: bool = True,
     ) -> None:
         super().__init__(layers=[SessionLayer(self, index) for index in range(num_layers)])
@@ -81,7 +83,9 @@ class RopeSessionCache(Cache):
         """None before the first tokens."""
         self._client = client
         self._configuration = configuration
+        self._sinks = sinks
         self._is_streamed = is_streamed
+        self._rotation: tuple[Rotation | None, int] = None, 0
         self._operations: Operations | None = None
         self._attention: dict[int, Mapping[str, Any]] = {}
         self._padding = np.zeros(0, np.int64)
@@ -94,6 +98,7 @@ class RopeSessionCache(Cache):
                 self._client,
                 self._configuration,
                 len(self.columns),
+                sinks=self._sinks,
                 is_streamed=self._is_streamed,
             )
             for _ in range(count)
@@ -108,9 +113,7 @@ class RopeSessionCache(Cache):
     def __deepcopy__(self, _: dict[int, Any]) -> "RopeSessionCache":
         return self.fork()[0]
 
-    def step(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, call: LayerCall
-    ) -> Tensor:
+    def step(self, layer: int, q: Tensor, k: Tensor, v: Tensor, call: LayerCall) -> Tensor:
         """Append and attend: from `[B, heads, n, D]` to `[B, n, H, Dv]`.
 
         Raises:
@@ -124,7 +127,7 @@ class RopeSessionCache(Cache):
         if call.mask.kv_length != columns + num_new or call.mask.q_length != num_new:
             raise UnsupportedModelCall("the mask must be as long as the cache and the new tokens")
         tensors = [x.detach().transpose(1, 2) for x in (q, k, v)]
-        positions = positions.expand(len(q), -1).cpu()
+        positions = self._positions(call.rotation, columns, num_new).expand(len(q), -1).cpu()
         if padding.max() <= columns:
             answer = operations.step(layer, *tensors, positions=positions)
             out = _tensor(answer.out, q)
@@ -162,11 +165,25 @@ class RopeSessionCache(Cache):
     def _ready(self, batch: int) -> Operations:
         """Return the operations of the session, which has `batch` rows."""
         if self._operations is None:
-            self._use(self._client.session(**self._configuration, batch=batch))
+            self._use(self._created(batch))
         elif batch != len(self._padding) and not any(self.columns):
             self._reorder([0] * batch)
         assert self._operations is not None
         return self._operations
+
+    def _created(self, batch: int) -> Session:
+        """Return a new session, with the sinks of the model."""
+        session = self._client.session(**self._configuration, batch=batch)
+        if not self._sinks:
+            return session
+        # which layers a group has is known only now
+        groups = session.state.configuration["groups"]
+        session.delete()
+        sinks: dict[str, Any] = {
+            f"sinks.{index}": torch.stack([self._sinks[layer] for layer in group["layers"]]).float()
+            for index, group in enumerate(groups)
+        }
+        return self._client.session(**self._configuration, **sinks, batch=batch)
 
     def _use(self, session: Session) -> None:
         groups = session.state.configuration["groups"]
@@ -192,10 +209,20 @@ class RopeSessionCache(Cache):
         scales = call.scale or default, attention.get("scale") or default
         if not math.isclose(*scales, rel_tol=1e-6):
             raise UnsupportedModelCall("the scale {} of the model is not {}".format(*scales))
+        if (call.sinks is None) != (layer not in self._sinks):
+            raise UnsupportedModelCall("the sinks of the layer are not where they were found")
         if call.softcap != attention.get("softcap"):
             raise UnsupportedModelCall(f"the softcap {call.softcap} is not that of the session")
         if call.sliding_window not in (None, attention.get("window")):
             raise UnsupportedModelCall(f"the window {call.sliding_window} is not the session's")
+
+    def _positions(self, rotation: Rotation, columns: int, num_new: int) -> Tensor:
+        """Return the positions of the new tokens, unless they are those of an earlier run."""
+        last, at = self._rotation
+        if rotation.positions.shape[1] != num_new or (rotation is last and at != columns):
+            raise UnsupportedModelCall("the rotary embedding was not asked for these tokens")
+        self._rotation = rotation, columns
+        return rotation.positions
 
     def _checked_padding(
         self, padding: npt.NDArray[np.int64] | None, columns: int, batch: int

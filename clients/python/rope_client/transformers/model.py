@@ -10,7 +10,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from rope_client.sync import Client
-from rope_client.transformers.attention import NAME, ROTARY_POSITIONS, session_attention
+from rope_client.transformers.attention import NAME, ROTATION, Rotation, session_attention
 from rope_client.transformers.cache import RopeSessionCache
 from rope_client.transformers.errors import UnsupportedModelCall
 from rope_client.transformers.masks import session_mask
@@ -28,7 +28,7 @@ class Unrotated(nn.Module):
 
     def forward(self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return cosines that are 1 and sines that are 0, or complex numbers that are 1."""
-        ROTARY_POSITIONS.set(position_ids)
+        ROTATION.set(Rotation(position_ids))
         table = self.rotary(x, position_ids, *args, **kwargs)
         if isinstance(table, tuple) and len(table) == 2:
             return torch.ones_like(table[0]), torch.zeros_like(table[1])
@@ -69,7 +69,11 @@ def session_cache(
     before = config._attn_implementation
     replaced = _replace_rotary(decoder)
     cache = RopeSessionCache(
-        client, configuration, config.num_hidden_layers, is_streamed=is_streamed
+        client,
+        configuration,
+        config.num_hidden_layers,
+        sinks=_sinks(decoder),
+        is_streamed=is_streamed,
     )
     try:
         decoder.set_attn_implementation(NAME)
@@ -79,6 +83,16 @@ def session_cache(
         for parent, name, rotary in replaced:
             setattr(parent, name, rotary)
         cache.close()
+
+
+def _sinks(decoder: nn.Module) -> dict[int, Tensor]:
+    """Return the attention sinks of the layers that have them, `[H]`."""
+    sinks = {}
+    for module in decoder.modules():
+        layer, tensor = getattr(module, "layer_idx", None), getattr(module, "sinks", None)
+        if isinstance(layer, int) and isinstance(tensor, Tensor):
+            sinks[layer] = tensor.detach()
+    return sinks
 
 
 def _replace_rotary(decoder: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
