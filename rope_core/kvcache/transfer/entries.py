@@ -28,8 +28,11 @@ StoredSegment = tuple[int, ...]
 
 
 def stored_entries(row: Row, start: int, stop: int) -> tuple[IntArray, list[StoredSegment]]:
-    """Return the entries of the tokens at places [start, stop) as they are stored, and how the
-    segments have them."""
+    """Return the entries of the tokens at places [start, stop) as they are stored.
+
+    Returns:
+        The entries, and how the segments have them.
+    """
     entries: list[IntArray] = []
     segments: list[StoredSegment] = []
     for segment, low, high in row.parts(start, stop):
@@ -123,10 +126,9 @@ def _check_entries(name: str, entries: IntArray, positions: IntArray, start: int
     if not tiles or not bool((places[:-1] < places[1:]).all()):
         expected = f"of increasing places from {start} to below {start + num_tokens}"
         raise ShapeError(name, expected, "others")
-    shifts = entries[:, 1:]
-    if not bool(((-MAX_INDEX < shifts) & (shifts < MAX_INDEX)).all()) or not bool(
-        ((-MAX_SHIFT <= shifts[:, :2]) & (shifts[:, :2] <= MAX_SHIFT)).all()
-    ):
+    bases, index_shifts = entries[:, 1:3], entries[:, 3]
+    in_range = (bases >= -MAX_SHIFT) & (bases <= MAX_SHIFT)
+    if not bool(in_range.all() and (abs(index_shifts.clip(-MAX_INDEX)) < MAX_INDEX).all()):
         raise ShapeError(name, "of numbers in the range of positions and indices", "others")
     counts = np.diff(np.append(places, start + num_tokens))
     index = entries[:, 1] + entries[:, 3]
@@ -144,8 +146,12 @@ def _check_entries(name: str, entries: IntArray, positions: IntArray, start: int
 
 
 def _runs(base: IntArray, index: IntArray) -> IntArray:
-    """Return entries, from place 0 and without position shift, of tokens with base positions
-    `[A, n]` and indices `[n]`; of several axes the positions need not run on."""
+    """Return entries from place 0 on, without position shift; n >= 1.
+
+    Args:
+        base: base positions `[A, n]`. Those of several axes need not run on within an entry.
+        index: `[n]`.
+    """
     breaks = np.diff(index) != 1
     if len(base) == 1:
         breaks |= np.diff(base[0]) != 1

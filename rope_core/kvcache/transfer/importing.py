@@ -186,7 +186,7 @@ def _first_places(config: KVConfig, number: int, row: RowNumbers) -> list[int]:
             expected = f"of one length of at most {most} tokens in layers {[*group.layers][:8]}"
             raise ShapeError(f"k.{group.layers[0]}.{number}", expected, str(sorted(kept)[:8]))
         first = row.length - kept.pop()
-        if first and group.attention.window is None:
+        if first and not group.is_windowed:
             expected = f"of {row.length} tokens: no window has moved on"
             raise ShapeError(f"k.{group.layers[0]}.{number}", expected, row.length - first)
         firsts.append(first)

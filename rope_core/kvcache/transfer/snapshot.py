@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from rope_core.kvcache.arguments import check_rows
 from rope_core.kvcache.cache import KVCache
-from rope_core.kvcache.structure import replace
+from rope_core.kvcache.sharing import share
+from rope_core.kvcache.structure import parts_of
 
 
 def take_snapshot(cache: KVCache, rows: Sequence[int] | None = None) -> KVCache:
@@ -25,11 +26,9 @@ def take_snapshot(cache: KVCache, rows: Sequence[int] | None = None) -> KVCache:
     numbers = check_rows(cache.batch, rows)
     lengths = [cache.length[number] for number in numbers]
     copy = KVCache(cache.config, cache.arena, len(numbers), owner=cache.holdings.owner)
-    copy.holdings.join_family(cache.holdings)
-    segments = [
-        cache.rows[number].cut(0, length) for number, length in zip(numbers, lengths, strict=True)
-    ]
-    replace(copy, [*zip(copy.rows, segments, strict=True)])
+    for row, number, length in zip(copy.rows, numbers, lengths, strict=True):
+        row.set_segments(parts_of(cache.rows[number], 0, length, copy=True))
+    share(copy.holdings, cache.holdings, len(numbers))
     for of_layer in copy.layer_lengths:
         of_layer[:] = lengths
     copy.generation = cache.generation
