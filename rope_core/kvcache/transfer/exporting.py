@@ -13,7 +13,6 @@ from rope_core.checks import check_choice
 from rope_core.errors import ConfigError
 from rope_core.kvcache.arguments import check_rows
 from rope_core.kvcache.cache import KVCache
-from rope_core.kvcache.errors import LayersDiffer
 from rope_core.kvcache.reading import rolled_past
 from rope_core.kvcache.row import Row
 from rope_core.kvcache.transfer.entries import StoredSegment, moved_entries, stored_entries
@@ -77,7 +76,6 @@ def export(
     layers: Sequence[int] | None = None,
     start: int | None = None,
     stop: int | None = None,
-    strict: bool = False,
 ) -> Export:
     """Return the tensors of a cache. While they are read, the cache must not change.
 
@@ -88,19 +86,17 @@ def export(
         layers: which, each once; None: all.
         start: the first place. None: the first one that each layer still has.
         stop: place behind the last token; None: the length of the row, that of its shortest layer.
-        strict: whether to refuse where layers have different lengths.
 
     Raises:
         ConfigError: no such form, rows, layers or places.
-        LayersDiffer: `strict`, and layers have different lengths.
         RolledPast: a page of a token is gone.
     """
     check_choice("form", form, get_args(Form))
     all_rows, all_layers = range(cache.batch), range(cache.config.num_layers)
     rows = all_rows if rows is None else _ordered(check_rows(cache.batch, rows))
     layers = all_layers if layers is None else _ordered(_check_layers(cache, layers))
-    if strict and any(lengths != cache.length for lengths in cache.layer_lengths):
-        raise LayersDiffer(cache.layer_lengths)
+    if cache.config.kv_dtype != "same":
+        raise ConfigError("kv_dtype", '"same" to export', cache.config.kv_dtype)
     groups = sorted({cache.group_of[layer][0] for layer in layers})
     tensors: list[ExportedTensor] = []
     heads: list[list[ExportedTensor]] = [[] for _ in layers]

@@ -14,7 +14,6 @@ from rope_core.kvcache.arguments import check_batch, check_positions
 from rope_core.kvcache.cache import KVCache
 from rope_core.kvcache.config import KVConfig
 from rope_core.kvcache.errors import TooManyTokens
-from rope_core.kvcache.reading import check_not_gone
 from rope_core.kvcache.row import Row
 from rope_core.kvcache.segment import Segment
 from rope_core.kvcache.table import PageTable
@@ -52,7 +51,7 @@ class Import:
 
     Raises:
         ConfigError, ShapeError: the numbers do not fit together.
-        TooManyTokens, ArenaFull, RolledPast: as `KVCache.plan`.
+        TooManyTokens, ArenaFull: as `Arena.reserve`.
     """
 
     def __init__(
@@ -172,7 +171,6 @@ def _row_segments(
     _add_gone_tokens(segments, row.start, num_axes)
     firsts = _first_places(config, number, row)
     _place(segments, firsts, page_tokens)
-    check_not_gone(segments, config.groups, page_tokens)
     return segments
 
 
