@@ -83,5 +83,6 @@ def groups_per_row(group: KVGroup, max_tokens: int | None, page_tokens: int) -> 
     if not group.is_windowed:
         return most
     limits = [each for each in (group.attention.window, group.attention.chunk) if each is not None]
-    kept = min(limits) + group.rollback + LARGEST_PIECE
+    # what the last append has seen is kept until the next has run
+    kept = min(limits) + group.rollback + 2 * LARGEST_PIECE
     return min(most, -(-kept // page_tokens) + 1)
