@@ -1,6 +1,7 @@
 """Rotation in plain PyTorch: the general operator, and fast ones for the two usual layouts."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from rope_core.layouts import deinterleave, expand_to_channels, interleave, rota
 from rope_core.torch_rotation import CHUNK_ELEMENTS, split_tokens, tokens_at_a_time
 
 
+@lru_cache(maxsize=256)
 def is_general(rope: RopeConfig) -> bool:
     """Tell whether a rope needs the general operator, whatever its angles."""
     return (

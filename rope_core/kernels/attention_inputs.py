@@ -27,7 +27,7 @@ class AttentionInputs(NamedTuple):
     mask_ptr: Any  # uint8 or float32 [1 or N, 1 or H, queries, keys], or None
     q_index_ptr: Any  # int64 [Tq], or None
     k_index_ptr: Any  # int64 [Tk], or None
-    segment_ptr: Any  # int32 [N, SEGMENT_FIELDS], rows as far apart as those of block_table; or None
+    segment_ptr: Any  # int32 [N, SEGMENT_FIELDS], stride of block_table; or None
     num_kv_heads: Any
     group_size: Any  # query heads that share a head of keys
     stride_q_token: Any

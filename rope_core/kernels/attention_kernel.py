@@ -70,9 +70,11 @@ def attention_kernel(
         AttentionInputs(
             q_ptr, k_ptr, v_ptr, cu_seqlens_q_ptr, cu_seqlens_k_ptr, block_table_ptr, mask_ptr,
             q_index_ptr, k_index_ptr, segment_ptr,
-            num_kv_heads, group_size, stride_q_token, stride_q_head, stride_k_page, stride_k_slot, stride_k_head,
-            stride_v_page, stride_v_slot, stride_v_head, stride_block_table, stride_mask_seq, stride_mask_head, stride_mask_q,
-            is_packed_mask, scale, softcap, window_left, window_right, chunk,
+            num_kv_heads, group_size, stride_q_token, stride_q_head,
+            stride_k_page, stride_k_slot, stride_k_head,
+            stride_v_page, stride_v_slot, stride_v_head, stride_block_table,
+            stride_mask_seq, stride_mask_head, stride_mask_q, is_packed_mask,
+            scale, softcap, window_left, window_right, chunk,
             STRIDE_UNIT, HEAD_DIM, VALUE_DIM, PAGE_SIZE, SOFTCAP, BLOCK_D, BLOCK_DV,
         ),
         AttentionOutput(

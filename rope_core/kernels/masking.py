@@ -1,9 +1,10 @@
 """Which keys a query sees: a range of key positions for each row of a tile.
 
 Positions count from the first key: the last query has the position of the last key, and queries
-before the first key have negative positions. Of a segment, they count from the start of its row. A query sees `window_left` keys before its position,
-`window_right` keys after it, and nothing outside its chunk of `chunk` keys. UNLIMITED stands for
-"no limit", so that all calls share one compiled kernel.
+before the first key have negative positions. Of a segment, they count from the start of its row. A
+query sees `window_left` keys before its position, `window_right` keys after it, and nothing outside
+its chunk of `chunk` keys. UNLIMITED stands for "no limit", so that all calls share one compiled
+kernel.
 """
 
 from typing import NamedTuple

@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from rope_core.backends import fused
 from rope_core.builds import deferred_builds
-from rope_core.kernels import attention_kernel, merge, rotary
+from rope_core.kernels import attention_kernel, merge, rotary, scatter
 from tests.core.oracle import DTYPES, LAYOUTS
 from tests.kernels.missing_kernels import Builds
 
@@ -30,7 +30,7 @@ def interpreter(request):
 @pytest.fixture
 def missing_kernels(monkeypatch):
     """No kernel is built."""
-    for module in (rotary, merge, attention_kernel):
+    for module in (rotary, merge, scatter, attention_kernel):
         monkeypatch.setattr(module.LAUNCHER, "built", {})
         monkeypatch.setattr(module.LAUNCHER, "failed", {})
 

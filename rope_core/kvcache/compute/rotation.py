@@ -81,15 +81,15 @@ def rotate_at(
     )
 
 
-def query_angles(positions: IntArray, rope: RopeConfig) -> Angles:
+def query_angles(positions: IntArray, rope: RopeConfig, device: torch.device) -> Angles:
     """Return the angles of queries at `positions` `[T]` or `[A, T]`."""
-    angles = angles_at(as_tensor(positions), rope)
+    angles = angles_at(as_tensor(positions).to(device), rope)
     return angles.map(torch.Tensor.contiguous)
 
 
-def stored_angles(positions: IntArray, rope: RopeConfig) -> Angles:
+def stored_angles(positions: IntArray, rope: RopeConfig, device: torch.device) -> Angles:
     """Return the angles of keys at `positions` `[T]` or `[A, T]`."""
-    angles = key_angles(query_angles(positions, rope))
+    angles = key_angles(query_angles(positions, rope, device))
     assert isinstance(angles, Angles), "kernels compute fused angles themselves"
     return angles
 
@@ -121,14 +121,18 @@ class Queries:
 
     def rotated(self, rows: slice, shift: tuple[int, ...]) -> Tensor:
         """Return the queries of a row `[n, H, D]`, contiguous, for keys with this shift."""
+        tensor, first = self.find(rows, shift)
+        return tensor[first : first + rows.stop - rows.start]
+
+    def find(self, rows: slice, shift: tuple[int, ...]) -> tuple[Tensor, int]:
+        """Return a contiguous tensor that has these queries, and the number of the first."""
         if self._rope is None:
-            return self._q[rows]
+            return self._q, rows.start
         if not self._is_shared:
-            return self._rotate(rows, shift)
+            return self._rotate(rows, shift), 0
         if shift not in self._rotated:
             self._rotated[shift] = self._rotate(slice(0, len(self._q)), shift)
-        whole = self._rotated[shift]
-        return whole if len(whole) == rows.stop - rows.start else whole[rows]
+        return self._rotated[shift], rows.start
 
     def _rotate(self, rows: slice, shift: tuple[int, ...]) -> Tensor:
         rope = self._rope
@@ -136,8 +140,8 @@ class Queries:
         assert self._positions is not None, "the group has a rope"
         q = self._q[rows]
         out = torch.empty_like(q)
-        angles = query_angles(moved_back(self._positions[..., rows], shift), rope)
-        rotation = compiled_rotation(rope)
+        angles = query_angles(moved_back(self._positions[..., rows], shift), rope, q.device)
+        rotation = compiled_rotation(rope) if q.is_cpu else None
         if rotation is None:
             rotate_into(out, q, angles, rope)
         else:

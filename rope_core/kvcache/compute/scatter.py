@@ -1,4 +1,4 @@
-"""Write the new keys and values of a plan into its pages, on the CPU."""
+"""Write the new keys and values of a plan into its pages, one after the other."""
 
 from collections.abc import Iterator, Sequence
 
@@ -33,14 +33,14 @@ def write_tokens(plan: LayerPlan, memory: PageMemory, k: Tensor, v: Tensor) -> N
     """Write k `[T, Hkv, D]`, rotated, and v `[T, Hkv, Dv]` into the slots of the plan."""
     rope, page_tokens = plan.group.rope, memory.page_tokens
     k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
-    rotation = compiled_rotation(rope)
+    rotation = compiled_rotation(rope) if k.is_cpu else None
     size, head_dim, value_dim = k.element_size(), k.shape[2], v.shape[2]
     key_strides = head_dim, page_tokens * head_dim
     value_strides = value_dim, page_tokens * value_dim
     angles = None
     if rope is not None:
         assert plan.base_positions is not None, "the group has a rope"
-        angles = stored_angles(plan.base_positions, rope)
+        angles = stored_angles(plan.base_positions, rope, k.device)
     for begin, count, slot in slot_runs(plan.slots.tolist(), page_tokens):
         page, slot = divmod(slot, page_tokens)
         page += plan.layer_in_group
