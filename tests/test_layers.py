@@ -31,6 +31,7 @@ service.server.api_docs
 service.server.connection
 service.server.websocket_streams
 service.server.websocket
+service.server.websocket_answers
 service.server.connection_answers
 service.server.websocket_handshake service.server.websocket_reader
 service.server.websocket_pings
@@ -72,6 +73,8 @@ service.sessions.operations.attach service.sessions.operations.create
 service.sessions.operations.truncate service.sessions.operations.places
 service.sessions.operations.reorder service.sessions.operations.fork
 service.sessions.operations.change service.sessions.operations.tokens
+service.sessions.operations.select_tail service.sessions.operations.rebase
+service.sessions.operations.moves
 service.sessions.operations.structural service.sessions.operations.token_plan
 service.sessions.operations
 service.sessions.call
@@ -176,9 +179,10 @@ KEPT_IN = {
     "starlette": {"service.server"},
     "uvicorn": {"service.server"},
     "httptools": {"service.asgi.request_header"},
+    "websockets": {"service.server"},
     "prometheus_client": {"service.observability", "service.oip.statistics"},
     "pydantic": {"service.read_settings", "service.settings", "service.endpoints"}
-    | {"service.sessions.session_params"}
+    | {"service.sessions.session_params", "service.sessions.operations.rebase"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
     | {"service.oip.infer", "service.access.keys"},
     "pydantic_settings": {"service.read_settings", "service.settings"},

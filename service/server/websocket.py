@@ -1,4 +1,4 @@
-"""One WebSocket: reads frames, starts the calls of its messages, sends the answers in order.
+"""One WebSocket: its handshake is over, its messages are received here.
 
 The library `websockets` has the frames (its protocol without input and output); this module has the
 socket, the limits and the deadlines.
@@ -6,7 +6,6 @@ socket, the limits and the deadlines.
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -19,11 +18,11 @@ from service.observability.request_log import RequestLog
 from service.server.connection_deadlines import Pending, Phase
 from service.server.connection_draining import has_unread_bytes
 from service.server.connection_limits import ConnectionLimits
-from service.server.planned_answer import send
+from service.server.websocket_answers import AnsweringWebSocket
 from service.server.websocket_handshake import Accepted
 from service.server.websocket_pings import Pings
 from service.server.websocket_reader import MessageReader
-from service.v1.session_stream import SessionStream, StreamCall
+from service.v1.session_stream import SessionStream
 
 log = logging.getLogger("rope.failures")
 
@@ -36,9 +35,6 @@ PIECE_BYTES = 2**14
 MAX_WAITING_PONGS = 2**12
 """Bytes of pongs for a client that does not read; then the socket is not read."""
 
-JOINED_BYTES = 2**18
-"""Answers that are ready are sent together, up to this size."""
-
 
 class Handshake(NamedTuple):
     """What the log line of a stream says of its beginning."""
@@ -50,7 +46,7 @@ class Handshake(NamedTuple):
     headers: Mapping[bytes, bytes]
 
 
-class WebSocketConnection(asyncio.BufferedProtocol):
+class WebSocketConnection(AnsweringWebSocket):
     """One client's connection after the handshake.
 
     Args:
@@ -74,8 +70,8 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         ping_s: float,
         ends_session: bool,
     ) -> None:
-        self._protocol, self._response = accepted
-        self._stream = stream
+        super().__init__(accepted.protocol, stream)
+        self._response = accepted.response
         self._handshake = handshake
         self._request_log = request_log
         self._receive_buffer = receive_buffer
@@ -85,23 +81,8 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         self._ends_session = ends_session
         self._unparsed: memoryview = memoryview(b"")
         """Received bytes that wait for answers to the messages before them."""
-        self._calls: deque[StreamCall] = deque()
-        """Messages without a sent answer, in order."""
-        self._tasks: dict[StreamCall, asyncio.Task[None]] = {}
-        """Those of the calls that run."""
-        self._sent: list[StreamCall] = []
-        """Calls whose answers the kernel has not taken completely."""
-        self._since = 0.0
-        """When that part began to arrive, or when the connection began to close."""
         self._num_received = 0
-        """Bytes since then."""
-        self._is_reading_paused = False
-        self._is_writing_paused = False
-        self._is_ending = False
-        """Whether the service ends: what was read is answered, then the stream closes."""
-        self._is_over = False
-        """Whether no further answer can be sent."""
-        self._num_messages = self._num_failures = 0
+        """Bytes of a part of a message since `_since`."""
 
     # as an `UpgradedConnection`
 
@@ -146,21 +127,10 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         self._end_calls()
         return False
 
-    def pause_writing(self) -> None:
-        """Start the deadline of a client that does not read."""
-        self._is_writing_paused = True
-        self._watch.pause_writing()
-
     def resume_writing(self) -> None:
         """Send more: the kernel has all that was sent."""
-        self._is_writing_paused = False
         self._reader.num_ping_bytes = 0
-        self._watch.resume_writing()
-        self._transport.set_write_buffer_limits()
-        for call in self._sent:
-            call.end()
-        self._sent.clear()
-        self._flush()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the calls in progress, and record the stream."""
@@ -235,13 +205,6 @@ class WebSocketConnection(asyncio.BufferedProtocol):
             or has_unread_bytes(self._transport)
         )
 
-    def fail(self, code: CloseCode, reason: str) -> None:
-        """Close at once; calls in progress are not answered."""
-        if self._protocol.state is OPEN:
-            self._protocol.fail(code, reason)
-            self._write()
-            self._end_calls()
-
     # receiving
 
     def _receive(self, data: memoryview) -> None:
@@ -298,6 +261,13 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         self._protocol.events_received()
         self._write()
 
+    def _drop_received(self) -> None:
+        """Drop what was received and has no call."""
+        self._reader.drop()
+        self._unparsed = memoryview(b"")
+        if not self._transport.is_closing():
+            self._control_reading()
+
     def _control_reading(self) -> None:
         """Pause reading while messages wait, and while pongs do."""
         must_wait = not self._is_over and bool(
@@ -314,101 +284,6 @@ class WebSocketConnection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
             if self._reader.is_in_message:
                 self._start_waiting()
-
-    # answering
-
-    def _begin(self, data: bytes | bytearray) -> None:
-        """Start the call of a message."""
-        self._num_messages += 1
-        call = StreamCall(data)
-        self._calls.append(call)
-        self._tasks[call] = self._loop.create_task(self._run(call))
-
-    async def _run(self, call: StreamCall) -> None:
-        """Answer a message; send the answer if it is the next one."""
-        try:
-            await self._stream.answer(call)
-        finally:
-            self._tasks.pop(call, None)
-            if self._is_over:
-                call.end()
-        if not self._is_over and call is self._calls[0]:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Send the answers that are ready and have their turn, then go on reading."""
-        calls, protocol, sent = self._calls, self._protocol, self._sent
-        while (
-            calls and calls[0].answer is not None and not (self._is_writing_paused or self._is_over)
-        ):
-            num_bytes = 0
-            while calls and (answer := calls[0].answer) is not None and num_bytes < JOINED_BYTES:
-                sent.append(calls.popleft())
-                num_bytes += len(answer.data)
-                if answer.is_failure:
-                    self._num_failures += 1
-                    protocol.send_text(answer.data)
-                else:
-                    protocol.send_binary(answer.data)
-            self._write()
-            if not self._is_writing_paused:
-                for call in sent:
-                    call.end()
-                sent.clear()
-        if self._is_reading_paused or self._is_ending:
-            self._pump()
-
-    def _write(self) -> None:
-        """Send what the protocol has to send: frames, and perhaps the end of the stream."""
-        parts = self._protocol.data_to_send()
-        has_end = bool(parts) and not parts[-1]
-        if has_end:
-            parts.pop()
-        if parts:
-            self._send(parts)
-        if has_end:
-            self._end_writing()
-
-    def _send(self, parts: list[bytes]) -> None:
-        transport = self._transport
-        if not (transport.is_closing() or send(transport, self._fd, parts)):
-            self._is_writing_paused = True
-
-    def _end_writing(self) -> None:
-        """Close, after the client's close frame; else let the client read ours first."""
-        if self._transport.is_closing():
-            return
-        self._since = self._limits.deadlines.time()
-        if self._protocol.close_rcvd is not None:
-            self._transport.close()
-        else:
-            self._transport.write_eof()
-            self._watch.schedule()
-        self._watch.schedule_writing()
-
-    def _close(self, code: CloseCode, reason: str) -> None:
-        """Begin the closing handshake, and wait for the client's part."""
-        if self._protocol.state is OPEN:
-            self._protocol.send_close(code, reason)
-            self._write()
-            self._end_calls()
-            self._since = self._limits.deadlines.time()
-            self._watch.schedule()
-
-    def _end_calls(self) -> None:
-        """Cancel calls in progress, and drop all that waits: no further answer can be sent."""
-        self._is_over = True
-        self._reader.drop()
-        self._unparsed = memoryview(b"")
-        for call in self._calls:
-            task = self._tasks.get(call)
-            if task is None:
-                call.end()
-            else:
-                task.cancel()
-        self._calls.clear()
-        if not self._transport.is_closing():
-            self._control_reading()
 
     async def _delete_session(self, tasks: list[asyncio.Task[None]]) -> None:
         """Delete the session when the calls in progress have ended."""

@@ -143,7 +143,7 @@ def _group(
     resolved = ResolvedRope(None)
     if group.rope is not None:
         resolved = resolver.resolve(group.rope, group.head_dim, None, f"{name}rope")
-        _check_rope(resolved, group.head_dim, f"{name}rope")
+        check_rope(resolved, group.head_dim, f"{name}rope")
         warnings.update(dict.fromkeys(resolved.warnings))
     model = resolved.attention or AttentionConfig()
     kv_heads = group.kv_heads or group.heads
@@ -154,7 +154,7 @@ def _group(
         group.head_dim,
         group.value_dim or group.head_dim,
         resolved.config,
-        _rope_document(group.rope, resolved, resolver, group.head_dim),
+        rope_document(group.rope, resolved, resolver, group.head_dim),
         _attention(group.attention, model, f"{name}attention"),
         group.rollback,
         group.sinks,
@@ -246,7 +246,7 @@ def _group_of_layer(
     head_dim = _given("head_dim", params.head_dim, of_config)
     if resolved.config is not None and head_dim != of_rope:
         resolved = resolver.resolve(rope, head_dim, None, "config")
-    _check_rope(resolved, head_dim, "config")
+    check_rope(resolved, head_dim, "config")
     value_dim = params.value_dim or (
         heads.value_dim if heads.value_dim != heads.head_dim else head_dim
     )
@@ -257,7 +257,7 @@ def _group_of_layer(
         head_dim,
         value_dim or head_dim,
         resolved.config,
-        _rope_document(rope, resolved, resolver, head_dim),
+        rope_document(rope, resolved, resolver, head_dim),
         _attention(params.attention, resolved.attention or AttentionConfig(), "attention"),
         params.rollback,
         params.sinks,
@@ -272,7 +272,7 @@ def _given(name: str, requested: int | None, of_config: int | None) -> int:
     return of_config
 
 
-def _check_rope(resolved: ResolvedRope, head_dim: int, name: str) -> None:
+def check_rope(resolved: ResolvedRope, head_dim: int, name: str) -> None:
     """Check that the keys of a session can rotate so.
 
     Raises:
@@ -344,7 +344,7 @@ def _group_document(group: _Group, kv: KVGroup) -> dict[str, Any]:
     }
 
 
-def _rope_document(rope: Any, resolved: ResolvedRope, resolver: RopeResolver, head_dim: int) -> Any:
+def rope_document(rope: Any, resolved: ResolvedRope, resolver: RopeResolver, head_dim: int) -> Any:
     """Return a rope with all defaults, from which a request makes an equal one; None of NoPE.
 
     It has parameters. A rotation that no parameters describe is written as the model that has it.

@@ -19,10 +19,12 @@ from service.sessions.documents import document, list_document
 from service.sessions.errors import OperationTimedOut, SessionsOff
 from service.sessions.find_source import find_source
 from service.sessions.idempotency import IdempotencyKeys, Recorded
-from service.sessions.operations import attach, create, fork, structural, tokens
+from service.sessions.operations import attach, create, fork, moves, structural, tokens
 from service.sessions.operations.change import run_change, run_delete
 from service.sessions.operations.places import EVICT, SHIFT
+from service.sessions.operations.rebase import REBASE
 from service.sessions.operations.reorder import REORDER
+from service.sessions.operations.select_tail import SELECT_TAIL
 from service.sessions.operations.token_request import APPEND, ATTEND, STEP
 from service.sessions.operations.truncate import TRUNCATE
 from service.sessions.session import Session, SessionOptions
@@ -48,6 +50,7 @@ OPERATIONS: dict[str, Operation] = {
         each.name: partial(structural.run, operation=each)
         for each in (TRUNCATE, EVICT, SHIFT, REORDER)
     },
+    **{each.name: partial(moves.run, operation=each) for each in (SELECT_TAIL, REBASE)},
     "attach": attach.run,
     "delete": run_delete,
     "change": run_change,

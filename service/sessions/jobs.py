@@ -132,6 +132,15 @@ def move_job(plan: MovePlan, num_bytes: int, runner: SessionRunner) -> SessionJo
     )
 
 
+def move_bytes(plan: MovePlan) -> int:
+    """Return the bytes that a plan writes."""
+    num_bytes = sum(copy.pool.shape.group_bytes for copy in plan.copies)
+    for move in plan.moves:
+        shape = move.pool.shape
+        num_bytes += len(move.targets) * shape.group_bytes // shape.page_tokens
+    return num_bytes
+
+
 def join_pieces(
     jobs: Sequence[SessionJob], results: Sequence[Sequence[LayerOutput]]
 ) -> list[LayerOutput]:

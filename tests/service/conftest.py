@@ -56,11 +56,9 @@ every_test_in_one_loop = pytest.mark.asyncio(loop_scope="module")
 async def running(lifecycle: Lifecycle, **settings: object) -> AsyncIterator[RequestMiddleware]:
     """Run an application with settings of one's own."""
     threads = torch.get_num_threads()
-    limits = {"max_body_bytes": 2**20, "max_json_bytes": 2**18}
+    chosen = {"max_body_bytes": 2**20, "max_json_bytes": 2**18, "log_level": "warning", **settings}
     with patch("service.server.bootstrap.WorkerProcess", InProcessWorker):
-        app = create_app(
-            Settings(device="cpu", log_level="warning", **limits, **settings), lifecycle
-        )
+        app = create_app(Settings(device="cpu", **chosen), lifecycle)
     async with app.app.router.lifespan_context(app.app):
         yield app
     torch.set_num_threads(threads)

@@ -4,7 +4,7 @@ from rope_core import ConfigError
 from service.sessions.answer import SessionAnswer
 from service.sessions.call import SessionCall
 from service.sessions.find_source import find_source
-from service.sessions.operations.structural import COMMON, Guarded, apply_guarded
+from service.sessions.operations.structural import COMMON, Guarded, apply_at_turn
 from service.sessions.parameters import MAX_NUMBER, check_names, text, whole, whole_list
 from service.sessions.session import Session
 
@@ -39,8 +39,4 @@ async def run(call: SessionCall) -> SessionAnswer:
             raise ConfigError("start", f"0 <= start <= stop <= {min(length)}", got)
         session.cache.attach(source.cache, start, last, position=position)
 
-    turn = await call.take_turn(source)
-    try:
-        return apply_guarded(call, guarded, apply)
-    finally:
-        turn.release()
+    return await apply_at_turn(call, await call.take_turn(source), guarded, apply)

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rope_core.kvcache.cache import Pending
-from rope_core.kvcache.plan import MovePlan
 from service.sessions.answer import SessionAnswer
 from service.sessions.call import SessionCall, SessionServices
-from service.sessions.jobs import move_job
+from service.sessions.jobs import move_bytes, move_job
 from service.sessions.operations.structural import COMMON, Guarded, state_of
 from service.sessions.parameters import check_names
 from service.sessions.runner import PlannedOperation
@@ -75,15 +74,6 @@ async def run(call: SessionCall, operation: MoveOperation) -> SessionAnswer:
     if moves is None or not (moves.moves or moves.copies or moves.clears):
         operation_to_run.settle(has_run=True)
         return call.answer(answer)
-    job = move_job(moves, _num_bytes(moves), services.runner)
+    job = move_job(moves, move_bytes(moves), services.runner)
     _, completed = await services.run([job], operation_to_run, call.context)
     return call.answer(answer, completed=completed)
-
-
-def _num_bytes(plan: MovePlan) -> int:
-    """Return the bytes that a plan writes."""
-    num_bytes = sum(copy.pool.shape.group_bytes for copy in plan.copies)
-    for move in plan.moves:
-        shape = move.pool.shape
-        num_bytes += len(move.targets) * shape.group_bytes // shape.page_tokens
-    return num_bytes

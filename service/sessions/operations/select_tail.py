@@ -16,7 +16,7 @@ def _read(values: Mapping[str, Any], _session: Session, _services: SessionServic
     num_tail = whole(values, "n")
     kept = values.get("kept")
     is_nested = isinstance(kept, list) and bool(kept) and all(isinstance(x, list) for x in kept)
-    rows = kept if is_nested and isinstance(kept, list) else [kept]
+    rows: list[Any] = kept if is_nested and isinstance(kept, list) else [kept]
     for row in rows:
         offsets = whole_list({"kept": row}, "kept")
         is_increasing = all(first < second for first, second in pairwise(offsets))

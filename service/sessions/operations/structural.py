@@ -8,9 +8,11 @@ from typing import Any
 from service.sessions.answer import SessionAnswer
 from service.sessions.call import SessionCall
 from service.sessions.guard import check_guard
+from service.sessions.operations.compaction import compact, plan_compaction
 from service.sessions.parameters import check_names, text, whole, whole_or_list
 from service.sessions.repeats import fingerprint_of
 from service.sessions.session import Session
+from service.sessions.turns import Turn
 
 COMMON = ("expected_length", "expected_generation", "op_id")
 """Parameters of all operations that change a session and have no digest."""
@@ -85,22 +87,30 @@ async def run(call: SessionCall, operation: StructuralOperation) -> SessionAnswe
     values = check_names(call.message, operation.all_params)
     guarded = Guarded.read(operation.name, values)
     apply = operation.read(values)
-    turn = await call.take_turn()
-    try:
-        return apply_guarded(call, guarded, apply)
-    finally:
-        turn.release()
+    return await apply_at_turn(call, await call.take_turn(), guarded, apply)
 
 
-def apply_guarded(call: SessionCall, guarded: Guarded, apply: Apply) -> SessionAnswer:
-    """Change a session that has its turn, unless the same operation is done already."""
+async def apply_at_turn(
+    call: SessionCall, turn: Turn, guarded: Guarded, apply: Apply
+) -> SessionAnswer:
+    """Change a session, unless the same operation is done already; then the turn ends."""
     session = call.session
-    values = guarded.earlier_answer(session)
-    if values is None:
-        guarded.check(session)
-        call.services.registry.grow(session, partial(apply, session))
-        values = state_of(session)
-        guarded.remember(session, values)
+    try:
+        values = guarded.earlier_answer(session)
+        compaction = None
+        if values is None:
+            guarded.check(session)
+            call.services.registry.grow(session, partial(apply, session))
+            values = state_of(session)
+            guarded.remember(session, values)
+            compaction = plan_compaction(call)
+    except BaseException:
+        turn.release()
+        raise
+    if compaction is None:
+        turn.release()
+    else:
+        await compact(call, turn, compaction)
     return call.answer(values)
 
 

@@ -19,6 +19,7 @@ from service.oip.grpc.server import GrpcServer
 from service.resident_memory import ResidentLimit
 from service.server.app import create_app
 from service.settings import Settings
+from service.v1.session_stream import STREAM_ROUTES
 
 SCOPES = {
     None: """
@@ -37,6 +38,13 @@ SCOPES = {
         /v2/models/rope_attention/infer /v2/models/rope_attention/versions/1/infer
         /v2/models/rope_cos_sin/infer /v2/models/rope_cos_sin/versions/1/infer
         /v2/repository/index
+    """,
+    Scope.SESSIONS: """
+        /v1/step /v1/stream /v1/sessions /v1/sessions/{id} /v1/sessions/{id}/stream
+        /v1/sessions/{id}/step /v1/sessions/{id}/append /v1/sessions/{id}/attend
+        /v1/sessions/{id}/truncate /v1/sessions/{id}/select_tail /v1/sessions/{id}/evict
+        /v1/sessions/{id}/shift /v1/sessions/{id}/rebase /v1/sessions/{id}/reorder
+        /v1/sessions/{id}/attach /v1/sessions/{id}/fork
     """,
     Scope.METRICS: """
         /metrics /v2/models/stats
@@ -83,7 +91,7 @@ def paths_of(routes: Iterable[BaseRoute]) -> Iterator[str]:
 
 def test_every_route_has_the_scope_that_is_written_here():
     app = create_app(Settings(device="cpu", warm_up_shapes=""), Lifecycle())
-    found = {*paths_of(app.app.routes), *app.hot}
+    found = {*paths_of(app.app.routes), *app.hot, *STREAM_ROUTES}
     assert app.paths - found == {"/static-offline-docs"}, "the mount without the path of a file"
     written = {path: scope for scope, text in SCOPES.items() for path in text.split()}
     assert found == written.keys()
