@@ -30,6 +30,13 @@ def two_tenants(serve: Serve, keys_file: Path) -> Iterator[str]:
         yield started.url
 
 
+@pytest.fixture(scope="session")
+def open_service(serve: Serve) -> Iterator[str]:
+    """The address of a service without keys, with small pages."""
+    with serve(ROPE_KV_PAGE_TOKENS="4", ROPE_KV_BYTES=str(2**28)) as started:
+        yield started.url
+
+
 def _remote(url: str, tenant: str) -> Iterator[Remote]:
     with client_of(url, tenant) as client:
         remote = Remote(client)

@@ -63,6 +63,8 @@ def run(calls: Sequence[Call], driver: Driver, errors: Errors | None = None) -> 
         known = {*lists.sessions, *lists.ended, -1}
         if not {call.session, call.params.get("source", -1)} <= known:
             continue  # a call before it was taken out of the program
+        if {*range(call.new, call.new + call.params.get("count", 1))} & known - {-1}:
+            continue  # its number was given to another session
         try:
             _compare(call, driver, lists, errors)
             if number % 5 == 0 or number == len(calls) - 1:

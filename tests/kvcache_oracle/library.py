@@ -96,14 +96,21 @@ class LibraryDriver:
             self.caches |= {call.new + i: fork for i, fork in enumerate(forks)}
             return Answer({"sessions": [self.document(fork) for fork in forks]})
         if call.operation == "compact":
-            pending = cache.plan_compaction(params["max_segments"])
-            if pending is not None:
-                run_moves(pending.moves)
-                cache.commit(pending)
-                assert max(cache.num_segments) <= params["max_segments"]
+            self._compact(cache, params["max_segments"])
             return Answer({})
         self._structural(cache, call.operation, params)
         return Answer({"length": cache.length, "generation": cache.generation})
+
+    @staticmethod
+    def _compact(cache: KVCache, max_segments: int) -> None:
+        """Join segments as long as there are too many; uneven layers are left as they are."""
+        if any(cache.lengths(layer) != cache.length for layer in range(cache.config.num_layers)):
+            return
+        while (pending := cache.plan_compaction(max_segments)) is not None:
+            run_moves(pending.moves)
+            cache.commit(pending)
+        if all(group.attention.window is None for group in cache.config.groups):
+            assert max(cache.num_segments) <= max_segments
 
     @staticmethod
     def document(cache: KVCache) -> dict[str, Any]:

@@ -4,8 +4,9 @@
 """
 
 import argparse
+import sys
 import time
-import tracemalloc
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +29,10 @@ class Sample(NamedTuple):
     step: int
     segments: int
     used_bytes: int
-    host_bytes: int
-    """Memory of Python's objects."""
+    python_blocks: int
+    """Blocks of memory that Python's objects have."""
+    resident_bytes: int
+    """Memory of the process."""
     error: float
     """Relative error of an answer against float64."""
 
@@ -46,7 +49,6 @@ def stream(num_steps: int, num_samples: int = 10, dtype: str = "float32") -> lis
     queries = torch.randn(1, group.heads, group.head_dim, generator=generator).to(numbers.dtype)
     kept: list[int] = []
     samples = []
-    tracemalloc.start()
     for step in range(num_steps):
         k, v = numbers[step % 4096].split(1)
         pending = cache.plan([0], num_new=[1], num_queries=[1])
@@ -56,15 +58,14 @@ def stream(num_steps: int, num_samples: int = 10, dtype: str = "float32") -> lis
         if (step + 1) % (num_steps // num_samples) == 0:
             assert output.out is not None
             error = _error(group, queries, numbers[kept], output.out)
-            host = tracemalloc.get_traced_memory()[0]
             segments = max(cache.num_segments)
-            samples.append(Sample(step + 1, segments, arena.used_bytes, host, error))
+            blocks = sys.getallocatedblocks()
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+            memory = (arena.used_bytes, blocks, resident)
+            samples.append(Sample(step + 1, segments, *memory, error))
         if len(kept) > SINKS + RECENT:
             cache.evict(SINKS, len(kept) - RECENT)
             del kept[SINKS : len(kept) - RECENT]
-        if step == 4 * RECENT:
-            tracemalloc.reset_peak()
-    tracemalloc.stop()
     cache.close()
     assert (arena.used_bytes, arena.reserved_bytes) == (0, 0)
     return samples

@@ -1,10 +1,9 @@
 """Who may use an id, and what an id gets whose session is elsewhere, was, or never was."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.conftest import Serve
+from service.access.tenant import Tenant
+from service.sessions.ids import SessionIds
 from tests.kvcache_oracle.conftest import KEY
 from tests.kvcache_oracle.remote import Remote, Unchanged, client_of, tokens
 from tests.waiting import wait_until
@@ -115,20 +114,31 @@ def test_leases_out_of_range(remote: Remote, ttl_s: object) -> None:
     assert remote.ask("PATCH", f"/v1/sessions/{session}", {"ttl_s": ttl_s}).status == 422
 
 
-def test_ids_of_other_processes(serve: Serve, keys_file: Path, remote: Remote) -> None:
-    settings = {"ROPE_KEYS_FILE": str(keys_file), "ROPE_SESSION_KEY": KEY}
-    settings |= {"ROPE_SESSION_OWNER": "1", "ROPE_KV_BYTES": str(2**22)}
-    with serve(**settings) as started, client_of(started.url, "a") as client:
-        session = Remote(client).create()
-        assert parts(session)[1] == "1"
-        reply = remote.call(session, "step", {"layer": 0}, STEP)
-        assert (reply.status, reply.code) == (421, "wrong_owner")
-        assert reply.headers["x-session-owner"] == "1"
-        forged = ".".join([*parts(session)[:-1], "A" * len(parts(session)[-1])])
-        assert remote.call(forged, "step", {"layer": 0}, STEP).status == 404
-    with serve(**settings) as started, client_of(started.url, "a") as client:
-        assert statuses(Remote(client), session) == {(410, "session_gone", "restarted")}
-        forged = ".".join([*parts(session)[:-1], "A" * len(parts(session)[-1])])
-        assert statuses(Remote(client), forged) == {(404, "no_session", None)}
-    with client_of(started.url, "b") as client:
-        assert client is not None
+def minted(owner: str, tenant: str) -> str:
+    """Return an id of another process that has the same key."""
+    return SessionIds(owner, KEY.encode()).new(Tenant(tenant)).text
+
+
+def test_ids_of_other_processes(remote: Remote) -> None:
+    elsewhere = minted("1", "a")
+    assert statuses(remote, elsewhere) == {(421, "wrong_owner", None)}
+    reply = remote.call(elsewhere, "step", {"layer": 0}, STEP)
+    assert reply.headers["x-session-owner"] == "1"
+    before = minted("0", "a")
+    assert statuses(remote, before) == {(410, "session_gone", "restarted")}
+    for foreign in (minted("0", "b"), minted("1", "b")):
+        assert statuses(remote, foreign) == {(404, "no_session", None)}
+    for known in (elsewhere, before):
+        forged = ".".join([*parts(known)[:-1], "A" * len(parts(known)[-1])])
+        assert statuses(remote, forged) == {(404, "no_session", None)}
+
+
+def test_ids_of_another_epoch_without_a_common_key(open_service: str) -> None:
+    with client_of(open_service) as client:
+        remote = Remote(client)
+        own = parts(remote.create())
+        restarted = ".".join([own[0], own[1], "A" * len(own[2]), own[3], own[4]])
+        assert statuses(remote, restarted) == {(410, "session_gone", "restarted")}
+        forged = ".".join([*own[:-1], "A" * len(own[-1])])
+        assert statuses(remote, forged) == {(404, "no_session", None)}
+        remote.delete(".".join(own))
