@@ -35,6 +35,9 @@ MAX_TENSORS = 2**18
 BLOCK_BYTES = 2**20
 """Bytes that are collected before a thread writes them into pages."""
 
+LONGEST_IMPORT_S = 86_400
+"""Seconds that an import without a timeout may take; a body has a least rate as well."""
+
 NUMBERS_FACTOR = 5
 """Bytes of memory for each byte of positions and segments."""
 
@@ -179,6 +182,8 @@ async def receive_import(
     """
     inference, registry = handler.services.inference, handler.services.registry
     options = read_import_query(query)
+    if io.timeout_s(headers) is None:
+        context = context._replace(deadline=time.monotonic() + LONGEST_IMPORT_S)
     body = await handler.begin_import(header, context)
     text = start.header_text
     assert text is not None, "the header was read"
@@ -191,7 +196,7 @@ async def receive_import(
     path = SESSIONS + (f"?{query.decode('latin-1')}" if query else "")
     digest = begin_digest(path)
     digest.update(start.received)
-    parts = _Parts(start, len(text) + 8, None if _has_no_timeout(headers) else context.deadline)
+    parts = _Parts(start, len(text) + 8, context.deadline)
     cache = None
     try:
         block = memoryview(b"")
@@ -226,15 +231,10 @@ def _check_length(headers: Mapping[bytes, bytes], num_bytes: int) -> None:
         raise BadMessage(f"the header describes a body of {num_bytes} bytes, got {int(value)}")
 
 
-def _has_no_timeout(headers: Mapping[bytes, bytes]) -> bool:
-    """Tell whether only the least rate of a body limits the time of an import."""
-    return io.timeout_s(headers) is None
-
-
 class _Parts:
     """The bytes of a body behind its header, as they arrive."""
 
-    def __init__(self, start: BodyStart, num_header: int, deadline: float | None) -> None:
+    def __init__(self, start: BodyStart, num_header: int, deadline: float) -> None:
         self._first = bytes(start.received[num_header:])
         self._start = start
         self._deadline = deadline
@@ -244,9 +244,8 @@ class _Parts:
         if self._first:
             first, self._first = self._first, b""
             return first
-        left_s = None if self._deadline is None else self._deadline - time.monotonic()
         try:
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout(self._deadline - time.monotonic()):
                 while self._start.has_more:
                     event = await self._start.receive_rest()
                     if event["type"] == "http.disconnect":
