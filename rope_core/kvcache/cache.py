@@ -208,9 +208,7 @@ class KVCache:
             holdings.give_up()
             return
         for layer, rows, _ in pending.new_lengths:
-            group = self.group_of[layer][0]
-            if self.config.groups[group].is_windowed:
-                release_behind_window(self, group, rows)
+            release_behind_window(self, self.group_of[layer][0], rows)
         if pending.allocated or pending.replaced or pending.on_commit is not None:
             holdings.settle()
 

@@ -48,7 +48,10 @@ class KVGroup:
     """Tokens behind a window that are kept, so that a truncation finds them."""
 
     is_windowed: bool = field(init=False, repr=False, compare=False)
-    """Whether old tokens become invisible, so that their pages can be freed."""
+    """Whether there is a window: pages behind it are freed. A chunk alone frees none."""
+
+    hides_old_keys: bool = field(init=False, repr=False, compare=False)
+    """Whether there is a window or a chunk."""
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -70,8 +73,10 @@ class KVGroup:
             _check_rope(self.rope, self.head_dim)
         if self.sinks is not None:
             _check_sinks(self.sinks, len(self.layers), self.num_heads)
-        is_windowed = self.attention.window is not None or self.attention.chunk is not None
+        is_windowed = self.attention.window is not None
         object.__setattr__(self, "is_windowed", is_windowed)
+        hides_old_keys = is_windowed or self.attention.chunk is not None
+        object.__setattr__(self, "hides_old_keys", hides_old_keys)
 
     @property
     def num_axes(self) -> int:

@@ -58,7 +58,7 @@ def plan_tokens(
     references = pool.reference_counts
     page_tokens = cache.arena.page_tokens
     lengths = cache.layer_lengths[layer]
-    is_windowed = group.is_windowed
+    hides_old_keys = group.hides_old_keys
     slots: list[int] = []
     bases: list[int] = []
     positions: list[int] = []
@@ -86,7 +86,7 @@ def plan_tokens(
                 continue
             index = segment.index + offset
             positions.append(base + segment.shift[0])
-            if is_windowed or len(row.segments) > 1:
+            if hides_old_keys or len(row.segments) > 1:
                 keys = key_segments(row, group, group_number, length + 1, index)
             else:
                 first_slot = segment.first_slot

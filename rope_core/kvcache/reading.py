@@ -18,7 +18,7 @@ def key_segments(
     Raises:
         RolledPast: a page that such a query sees is gone.
     """
-    first_visible = group.first_visible(least_index) if group.is_windowed else None
+    first_visible = group.first_visible(least_index) if group.hides_old_keys else None
     keys = []
     place = 0
     for segment in row.segments:

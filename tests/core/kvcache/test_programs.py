@@ -34,11 +34,10 @@ class Program:
     def __init__(self, config: KVConfig, rng: random.Random, num_bytes: int) -> None:
         self.rng = rng
         self.config = config
-        self.arena = Arena(num_bytes, page_tokens=PAGE_TOKENS, slab_bytes=4096)
+        self.arena = Arena(num_bytes, page_tokens=PAGE_TOKENS, slab_bytes=1024)
         self.memory = Memory()
         self.numbers = count(1)
         self.models: list[Model] = []
-        self.create()
 
     def create(self) -> None:
         batch = self.rng.randint(1, 3)
@@ -237,14 +236,14 @@ class Program:
 @pytest.mark.parametrize("name", CONFIGS)
 @given(rng=st.randoms(use_true_random=False), tight=st.booleans())
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow],
 )
 def test_random_programs_match_the_list_model(name: str, rng: random.Random, tight: bool) -> None:
     config = CONFIGS[name]
-    program = Program(config, rng, 20 * 2**10 if tight else 2**20)
+    program = Program(config, rng, 8 * 2**10 if tight else 2**20)
     for _ in range(40):
         program.step()
     for model in program.models:
