@@ -202,7 +202,7 @@ KEPT_IN = {
     | {"service.worker.queue"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
     | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"}
-    | {"service.sessions"},
+    | {"service.sessions", "service.v1.session_transfer"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},

@@ -56,24 +56,29 @@ async def test_the_blocking_client(tmp_path: Path) -> None:
 async def test_the_asynchronous_client(tmp_path: Path) -> None:
     async with running(protocol="ordinary", **SETTINGS) as service:
         host, port = service.address
-        async with AsyncClient(f"http://{host}:{port}") as client:
-            async with client.session(**SIZES) as session:
-                await session.step(0, **tokens(9))
-                path = tmp_path / "session.safetensors"
-                assert await session.export(path, layers="0") == path.stat().st_size
-                async with client.import_session(path) as copy:
-                    answers = [await each.step(0, **tokens(1)) for each in (session, copy)]
-                assert np.array_equal(answers[0].out, answers[1].out)
+        opened = AsyncClient(f"http://{host}:{port}")
+        async with opened as client, client.session(**SIZES) as session:
+            await session.step(0, **tokens(9))
+            path = tmp_path / "session.safetensors"
+            assert await session.export(path, layers="0") == path.stat().st_size
+            async with client.import_session(path) as copy:
+                answers = [await each.step(0, **tokens(1)) for each in (session, copy)]
+            assert np.array_equal(answers[0].out, answers[1].out)
 
 
 def test_an_export_that_breaks_leaves_the_file_before(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"before")
-    with pytest.raises(UnexpectedAnswer, match="ends after 3"), Target(path).attempt() as writer:
-        writer.write(b"new")
-        writer.check("4")
+    with pytest.raises(UnexpectedAnswer, match="ends after 3"):
+        _write_too_little(Target(path))
     assert [*tmp_path.iterdir()] == [path]
     assert path.read_bytes() == b"before"
+
+
+def _write_too_little(target: Target) -> None:
+    with target.attempt() as writer:
+        writer.write(b"new")
+        writer.check("4")
 
 
 def test_an_attempt_overwrites_what_the_one_before_has_written() -> None:
