@@ -1,6 +1,6 @@
 """Import: a cache of what a whole export in the form `stored` has."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,6 @@ from rope_core.kvcache.row import Row
 from rope_core.kvcache.segment import Segment
 from rope_core.kvcache.table import PageTable
 from rope_core.kvcache.transfer.entries import StoredSegment, check_stored, segments_of
-from rope_core.kvcache.writing import slots_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,19 +105,19 @@ class Import:
         group, layer_in_group = self.cache.group_of[layer]
         pool, page_tokens = self.cache.holdings.pools[group], self.cache.arena.page_tokens
         pages = pool.keys if is_keys else pool.values
+        data = data.to(pages.device)
         begin = self._lengths[row] - num_kept
         done = 0
         while done < len(data):
             head, token = divmod(first + done, num_kept)
-            count = min(len(data) - done, num_kept - token)
-            for segment, low, high in self.cache.rows[row].parts(
-                begin + token, begin + token + count
-            ):
-                found = slots_of(segment, group, low, high, page_tokens)
-                slots = torch.from_numpy(found).to(pages.device)
-                part = data[done : done + high - low].to(pages.device)
-                pages[slots // page_tokens + layer_in_group, head, slots % page_tokens] = part
-                done += high - low
+            start = begin + token
+            stop = start + min(len(data) - done, num_kept - token)
+            for segment, low, high in self.cache.rows[row].parts(start, stop):
+                table = segment.tables[group]
+                for page, slot, count in _pages_of(segment, low, high, page_tokens):
+                    target = pages[table[page] + layer_in_group, head, slot : slot + count]
+                    target.copy_(data[done : done + count])
+                    done += count
 
     def _allocate(self, row: Row) -> None:
         """Give the segments of a row their pages."""
@@ -144,6 +143,18 @@ class Import:
                     table.append(page_group)
                     if must_clear:
                         self._clears.append((group, page_group))
+
+
+def _pages_of(
+    segment: Segment, low: int, high: int, page_tokens: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yield page, first slot and number of the tokens [low, high) of a segment in each page."""
+    first, end = segment.first_slot + low, segment.first_slot + high
+    while first < end:
+        page, slot = divmod(first, page_tokens)
+        count = min(page_tokens - slot, end - first)
+        yield page, slot, count
+        first += count
 
 
 def _row_segments(
@@ -192,17 +203,20 @@ def _first_places(config: KVConfig, number: int, row: RowNumbers) -> list[int]:
 
 
 def _add_gone_tokens(segments: list[Segment], start: int, num_axes: int) -> None:
-    """Add the tokens before place `start`, of which nothing is left, to the first segment."""
+    """Add the tokens before place `start`, of which nothing is left.
+
+    They are part of the first segment if its index is its place. If not, there are holes in the
+    index before it, nobody knows where, and the tokens get the least indices that they can have.
+    """
     if not start:
         return
-    if segments and not segments[0].is_listed:
+    if segments and not segments[0].is_listed and segments[0].index == start:
         first = segments[0]
         first.index -= start
         first.base -= start
         first.num_tokens += start
         return
-    index = segments[0].index - start if segments else 0
-    segments.insert(0, Segment(index, 0, (0,) * num_axes, 0, [], start))
+    segments.insert(0, Segment(0, 0, (0,) * num_axes, 0, [], start))
 
 
 def _place(segments: list[Segment], firsts: Sequence[int], page_tokens: int) -> None:

@@ -12,7 +12,6 @@ from rope_core.kvcache.cache import KVCache
 from rope_core.kvcache.compute.moves import rotated_again, shift_rotation
 from rope_core.kvcache.plan import IntArray
 from rope_core.kvcache.segment import Segment
-from rope_core.kvcache.writing import slots_of
 
 Form = Literal["stored", "positioned", "raw"]
 """`stored`: the bytes of the pages. `positioned`: keys are rotated at the positions of their tokens
@@ -45,9 +44,15 @@ class StoredHeads:
         pool, page_tokens = self.cache.holdings.pools[group], self.cache.arena.page_tokens
         pages = pool.keys if self.is_keys else pool.values
         device = pages.device
-        slots = torch.from_numpy(slots_of(segment, group, low, high, page_tokens)).to(device)
-        heads = torch.arange(first, end, device=device)[:, None]
-        stored = pages[slots // page_tokens + layer_in_group, heads, slots % page_tokens]
+        first_slot, end_slot = segment.first_slot + low, segment.first_slot + high
+        first_page, end_page = first_slot // page_tokens, -(-end_slot // page_tokens)
+        table = segment.tables[group]
+        groups = table.kept[first_page - table.gone : end_page - table.gone].astype(np.int64)
+        numbers = torch.from_numpy(groups + layer_in_group).to(device)
+        whole = pages[:, first:end].index_select(0, numbers)  # [pages, heads, P, width]
+        slots = whole.transpose(0, 1).flatten(1, 2)
+        skipped = first_slot - first_page * page_tokens
+        stored = slots[:, skipped : skipped + high - low]
         rotation = self._rotation(segment, low, high, device)
         if rotation is None:
             return stored.contiguous()

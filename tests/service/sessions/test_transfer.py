@@ -398,3 +398,17 @@ async def test_other_bodies_are_creates_as_before(http):
     query = await http.post("/v1/sessions?ttl_s=60", {}, **SMALL)
     check_problem(query.response, 400, "bad_query", "in the query")
     await http.client.delete(f"/v1/sessions/{created['id']}")
+
+
+async def test_while_the_service_drains_sessions_are_exported_and_not_imported():
+    async with http_sessions() as http:
+        session = await session_with_tokens(http)
+        body = await exported(http, session)
+        before = await usage(http)
+        http.client._transport.app.lifecycle.ending = True  # type: ignore[attr-defined]
+        refused = await imported(http, body)
+        check_problem(refused.response, 503, "shutting_down", "")
+        assert await usage(http) == before
+        response = await http.client.get(f"/v1/sessions/{session}/export")
+        assert response.headers["x-session-export"] == "possible"
+        assert response.content == body
