@@ -405,7 +405,7 @@ async def test_while_the_service_drains_sessions_are_exported_and_not_imported()
         session = await session_with_tokens(http)
         body = await exported(http, session)
         before = await usage(http)
-        http.client._transport.app.lifecycle.ending = True  # type: ignore[attr-defined]
+        http.client._transport.app.lifecycle.drain()  # type: ignore[attr-defined]
         refused = await imported(http, body)
         check_problem(refused.response, 503, "shutting_down", "")
         assert await usage(http) == before
