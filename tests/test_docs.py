@@ -39,8 +39,6 @@ API = (ROOT / "docs" / "api.md").read_text()
 CATALOGUE = (ROOT / "docs" / "catalogue.md").read_text()
 SNIPPETS = re.findall(r"```bash\n(.*?)```\s*```(json|text)\n(.*?)```", README, re.DOTALL)
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SESSIONS = (ROOT / "docs" / "sessions.md").read_text()
-SESSION_PROGRAMS = re.findall(r"```python\n(.*?)```", SESSIONS, re.DOTALL)
 CURLS = re.findall(r"^    (curl .*(?:\n      .*)*)", API, re.MULTILINE)
 
 
@@ -99,25 +97,6 @@ def test_the_python_programs_of_the_readme_run(server_url, program):
     program = program.replace("http://127.0.0.1:8000", server_url)
     assert "assert" in program
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-SESSION_IDS = [
-    "chat",
-    "layers",
-    "speculative",
-    "tree",
-    "beams",
-    "full context",
-    "pieces",
-    "many sessions",
-]
-
-
-@pytest.mark.parametrize("program", SESSION_PROGRAMS, ids=SESSION_IDS)
-def test_the_programs_of_the_sessions_page_run(server_url, program):
-    code = compile(program.replace("http://127.0.0.1:8000", server_url), "sessions.md", "exec")
-    if "transformers" not in program:  # which would download a model
-        exec(code, {})
 
 
 def test_the_settings_page_is_up_to_date():
