@@ -16,18 +16,21 @@ from transformers import (
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "sessions.md").read_text()
-CHAT, *PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-IDS = ["layers", "speculative", "tree", "beams", "full context", "pieces", "many sessions"]
+WRITTEN_URL = "http://127.0.0.1:8000"
+BLOCKS = [
+    (section.partition("\n")[0], block)
+    for section in PAGE.split("\n## ")[1:]
+    for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+]
+TITLES, (CHAT, *PROGRAMS) = zip(*(pair for pair in BLOCKS if WRITTEN_URL in pair[1]), strict=True)
 
 
 def run(program: str, server_url: str, **names: object) -> None:
     """Run a program with the address of the service in it."""
-    written = "http://127.0.0.1:8000"
-    assert written in program
-    exec(compile(program.replace(written, server_url), "sessions.md", "exec"), names)
+    exec(compile(program.replace(WRITTEN_URL, server_url), "sessions.md", "exec"), names)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=IDS)
+@pytest.mark.parametrize("program", PROGRAMS, ids=TITLES[1:])
 def test_a_program_runs(server_url, program):
     run(program, server_url)
 
@@ -67,7 +70,7 @@ def random_model() -> LlamaForCausalLM:
 
 
 def test_the_chat_answers_as_without_a_session(server_url, monkeypatch):
-    session = ", client.session_cache(model, max_tokens=4096) as cache"
+    session = "    client.session_cache(model, max_tokens=4096) as cache,\n"
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda name: character_tokenizer())
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda name: random_model())
 
