@@ -163,7 +163,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         common.UpgradeRequired,
         "The route is a WebSocket, and the request does not ask for one.",
-        "Open it with a WebSocket client (docs/sessions-stream.md).",
+        "Open it with a WebSocket client (docs/sessions.md).",
         make=lambda: common.UpgradeRequired("this route is a WebSocket: ask for the upgrade"),
         protocols=("/v1",),
     ),
