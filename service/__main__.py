@@ -62,19 +62,20 @@ def main() -> None:
     if command != "serve":
         sys.stdout.write(run_command(command, arguments))
         return
-    from service.read_settings import read_settings
-
-    settings = read_settings(arguments)
-    _check_installation(settings)
     if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
         # Each of the three streams has its own pool. Segments that can shrink leave memory to the
         # other pools. The second name is deprecated since torch 2.11.
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
     if "GLIBC_TUNABLES" not in os.environ:
-        # the C library reads the variable only when a process starts
+        # the C library reads the variable only when a process starts; before other imports, which
+        # the new process would repeat
         os.environ["GLIBC_TUNABLES"] = MALLOC
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    from service.read_settings import read_settings
+
+    settings = read_settings(arguments)
+    _check_installation(settings)
     # process 1 of a container ignores a signal that has no handler
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     # SIGHUP reloads files once the service runs, and must not end the process before

@@ -93,6 +93,9 @@ def test_launch_calls_few_functions_on_the_host():
 needs_load = pytest.mark.skipif(
     load.missing_programs() is not None, reason=str(load.missing_programs())
 )
+needs_h2load = pytest.mark.skipif(
+    h2load.missing_programs() is not None, reason=str(h2load.missing_programs())
+)
 needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 
 
@@ -134,6 +137,7 @@ def test_overload_prints_bars_of_a_profile(tmp_path, run_here):
 
 
 @needs_load
+@needs_h2load
 @needs_two_cores
 def test_peers_print_a_table_of_ratios_and_what_failed(tmp_path, run_here):
     report = tmp_path / "peers.json"
@@ -153,7 +157,7 @@ def test_peer_that_does_not_start_is_a_row_with_the_reason():
     assert "No module named benchmarks.peers.absent" in rows[0]["failed"]
 
 
-@pytest.mark.skipif(h2load.missing_programs() is not None, reason=str(h2load.missing_programs()))
+@needs_h2load
 @needs_two_cores
 def test_protocol_prints_a_row_for_each_protocol(tmp_path, run_here):
     name, report = protocol.WORKLOADS[0].name, tmp_path / "protocol.json"

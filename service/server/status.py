@@ -1,6 +1,7 @@
 """Routes for operators, load balancers and Prometheus; lists of presets and variants."""
 
 import platform
+from typing import Any
 
 import torch
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,6 +14,7 @@ from service.errors import UnknownName
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle, Phase
 from service.observability import metrics
+from service.v1.openapi import json_content, ref
 from service.v1.schemas import Healthz, Presets, Readyz, Variants, Version
 
 INDEX = {
@@ -32,28 +34,28 @@ INDEX = {
 def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
     """Return the routes of health, metrics, version and catalogue."""
     router = APIRouter()
+    not_ready = json_content(ref(Readyz.__name__))
+    not_ready["application/json"]["example"] = Readyz(status=Phase.WARMING_UP.value)
 
     @router.get("/", include_in_schema=False)
     async def index() -> JSONResponse:
         return JSONResponse(INDEX)
 
-    @router.get("/healthz", tags=["status"], summary="200 while the process lives")
-    async def healthz() -> Healthz:
+    @router.get(
+        "/healthz",
+        tags=["status"],
+        summary="200 while the process lives",
+        responses=_documents(Healthz),
+    )
+    async def healthz() -> JSONResponse:
         """Stays 200 during a drain and with a full queue. Needs no API key."""
-        return {"status": "alive"}
+        return JSONResponse(Healthz(status="alive"))
 
     @router.get(
         "/readyz",
         tags=["status"],
         summary="200 when ready for traffic, else 503",
-        response_model=Readyz,
-        responses={
-            503: {
-                "model": Readyz,
-                "description": "Not ready",
-                "content": {"application/json": {"example": {"status": Phase.WARMING_UP.value}}},
-            }
-        },
+        responses=_documents(Readyz) | {503: {"description": "Not ready", "content": not_ready}},
     )
     async def readyz() -> JSONResponse:
         """The answer is 503 during the warm-up, from SIGTERM on, and after a device failure."""
@@ -75,7 +77,7 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
         tags=["catalogue"],
         summary="Released models: name, config, source",
         dependencies=[Depends(_refuse_query)],
-        response_model=Presets,
+        responses=_documents(Presets),
     )
     async def presets() -> Response:
         """Each name is a value of `rope`, for example `"rope": "llama-3.1-8b"`."""
@@ -86,23 +88,37 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
         tags=["catalogue"],
         summary="Variants, schemes, position builders",
         dependencies=[Depends(_refuse_query)],
-        response_model=Variants,
+        responses=_documents(Variants),
     )
     async def variants() -> JSONResponse:
         """What `rope_type`, `axes` and `builder` accept, with the parameters of each."""
         return JSONResponse(list_variants())
 
-    @router.get("/version", tags=["status"], summary="Versions and device")
-    async def version() -> Version:
+    @router.get(
+        "/version",
+        tags=["status"],
+        summary="Versions and device",
+        responses=_documents(Version),
+    )
+    async def version() -> JSONResponse:
         """Versions of the service, PyTorch and Python, and the device that computes."""
-        return {
-            "version": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "device": service.engine.device.name,
-        }
+        versions = Version(
+            version=__version__,
+            torch=torch.__version__,
+            python=platform.python_version(),
+            device=service.engine.device.name,
+        )
+        return JSONResponse(versions)
 
     return router
+
+
+def _documents(kind: type[Any]) -> dict[int | str, dict[str, Any]]:
+    """Return the description of an answer for OpenAPI.
+
+    From a type FastAPI would build a schema, twice, at each start of the service.
+    """
+    return {200: {"content": json_content(ref(kind.__name__))}}
 
 
 async def _refuse_query(request: Request) -> None:

@@ -21,12 +21,17 @@ from service.v1.schemas import (
     Answer,
     CosSinAnswer,
     FlatTensor,
+    Healthz,
     LengthAnswer,
     PositionsAnswer,
+    Presets,
     Problem,
+    Readyz,
     ResolveAnswer,
     ShiftAnswer,
     Tensor,
+    Variants,
+    Version,
 )
 from service.wire import CODECS, json_codec
 
@@ -48,6 +53,9 @@ ANSWERS: Mapping[str, type[Answer]] = {
     "/v1/compare": CompareAnswer,
 }
 """Types of the answers that have more than tensors and warnings, by path."""
+
+STATUS = (Healthz, Readyz, Version, Presets, Variants)
+"""Types of the answers of the routes of status and catalogue, which refer to them by name."""
 
 TAG = "rope"
 
@@ -93,8 +101,8 @@ HEADERS = (
 
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:
-    """Add the routes of ENDPOINTS to an OpenAPI document, and return the document."""
-    types: list[Any] = [Problem, *map(_request, ENDPOINTS), *map(_answer, ENDPOINTS)]
+    """Add the routes of ENDPOINTS and the schemas of STATUS to an OpenAPI document; return it."""
+    types: list[Any] = [Problem, *STATUS, *map(_request, ENDPOINTS), *map(_answer, ENDPOINTS)]
     _, definitions = TypeAdapter.json_schemas(
         [(kind, "validation", TypeAdapter(kind)) for kind in types], ref_template=REF_TEMPLATE
     )
@@ -108,7 +116,7 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     schemas["Problem"]["additionalProperties"] = True
     schemas["Rope"]["properties"] |= _variant_parameters()
     schemas["Rope"]["additionalProperties"] = False
-    document["components"]["schemas"] |= schemas
+    document["components"] = {"schemas": schemas}
     document["paths"] |= {
         endpoint.path: {"post": _operation(endpoint, schemas)} for endpoint in ENDPOINTS
     }

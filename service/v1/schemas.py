@@ -22,14 +22,17 @@ from service.endpoints.params import MODEL_PARAMS, AttentionParams
 from service.lifecycle import Phase
 from service.wire.elements import DTYPES, MAX_RANK
 
-described = with_config(ConfigDict(use_attribute_docstrings=True))
-"""Decorator of a TypedDict or dataclass: docstrings of fields become descriptions of the schema."""
+DESCRIBED = ConfigDict(use_attribute_docstrings=True, defer_build=True)
+"""Docstrings of fields become descriptions of the schema, which is built when it is asked for."""
+
+described = with_config(DESCRIBED)
+"""Decorator of a TypedDict or dataclass that only describes."""
 
 
 class Schema(BaseModel):
     """Base of the models that only describe."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = DESCRIBED
 
 
 class FlatTensor(Schema):

@@ -27,11 +27,11 @@ def connect(started: Started) -> socket.socket:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Return what the service sends until it closes."""
-    received = b""
+    """Return what the service sends until it closes; it waits for the last bytes to be read."""
+    parts = []
     while part := connection.recv(2**20):
-        received += part
-    return received
+        parts.append(part)  # to join at each step would take seconds for a large answer
+    return b"".join(parts)
 
 
 def split(received: bytes) -> list[Answer]:

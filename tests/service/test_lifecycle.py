@@ -44,7 +44,6 @@ class Background(threading.Thread):
         super().__init__()
         self._url = url
         self._body = body or slow_body()
-        self.num_bytes = len(self._body)
         self.response: httpx.Response | None = None
         self.failure: Exception | None = None
 
@@ -56,17 +55,11 @@ class Background(threading.Thread):
 
 
 def begin_slow(url: str, body: bytes | None = None) -> Background:
-    """Return a slow request whose call is on the device, or about to be."""
+    """Return a slow request whose call an idle service has put into its queue, or begun."""
     slow = Background(url, body)
     slow.start()
-    wait_until_admitted(url, slow)
+    wait_until(lambda: metric(url, "rope_predicted_wait_seconds") > 0)
     return slow
-
-
-def wait_until_admitted(url: str, slow: Background) -> None:
-    """Wait until the body is read: the memory of the answer is charged after that."""
-    answer_bytes = slow.num_bytes // 3  # as many as each of q, k and v
-    wait_until(lambda: metric(url, "rope_admitted_bytes") >= slow.num_bytes + answer_bytes // 2)
 
 
 def metric(url: str, name: str) -> float:

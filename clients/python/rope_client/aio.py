@@ -19,6 +19,7 @@ from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
 from rope_client.rope_warning import Caller, WarnOnce
 from rope_client.sessions import calls as session_calls
+from rope_client.sessions import transfer
 from rope_client.sessions.asession import AsyncSession, SessionOpening
 from rope_client.sessions.document import SessionDocument
 from rope_client.sessions.endpoint import StreamEndpoint
@@ -178,7 +179,66 @@ class AsyncClient:
             if cursor is None:
                 return documents
 
-    async def _send(self, build: Callable[[], Call[T]], caller: Caller) -> T:
+    def import_session(
+        self,
+        path: StrPath,
+        *,
+        ttl_s: float | None = None,
+        name: str | None = None,
+        **options: Unpack[Options],
+    ) -> SessionOpening:
+        """Make a session of a file that `AsyncSession.export` wrote in the form `stored`.
+
+        It answers with the same bits as the exported one. The file is streamed; `timeout_s` bounds
+        the attempts and the pauses, not the transfer.
+
+        Args:
+            path: of the file.
+            ttl_s: seconds without use after which the session ends.
+            name: of the session.
+            options: of the call.
+        """
+        caller = Caller.of(sys._getframe(1))
+
+        async def attempt(http: httpx.AsyncClient, request: Request) -> Response | RopeClientError:
+            asked = arguments(transfer.without_timeout(request))
+            try:
+                content = transfer.pieces_of_async(path)
+                return outcome_of(await http.request(**asked, content=content))
+            except httpx.RequestError as error:
+                return failure_of(error, self._address)
+
+        async def opening() -> AsyncSession:
+            call = transfer.import_session(path, ttl_s=ttl_s, name=name, **options)
+            return AsyncSession(self, await self._send(lambda: call, caller, attempt))
+
+        return SessionOpening(opening())
+
+    async def _export(self, call: Call[int], target: transfer.Target, caller: Caller) -> int:
+        async def attempt(http: httpx.AsyncClient, request: Request) -> Response | RopeClientError:
+            try:
+                async with http.stream(**arguments(request)) as response:
+                    if response.status_code != call.answered_with:
+                        await response.aread()
+                        return outcome_of(response)
+                    with target.attempt() as writer:
+                        async for piece in response.aiter_bytes(transfer.PIECE_BYTES):
+                            writer.write(piece)
+                        writer.check(response.headers.get("content-length"))
+                    return Response(response.status_code, response.headers, b"")
+            except httpx.RequestError as error:
+                return failure_of(error, self._address)
+
+        return await self._send(lambda: call, caller, attempt)
+
+    async def _send(
+        self,
+        build: Callable[[], Call[T]],
+        caller: Caller,
+        attempt: Callable[[httpx.AsyncClient, Request], Awaitable[Response | RopeClientError]]
+        | None = None,
+    ) -> T:
+        attempt = attempt or self._attempt
         # built and encoded only with a place, so that waiting calls hold no copies of their tensors
         async with self._places:
             call = build()
@@ -186,7 +246,7 @@ class AsyncClient:
             attempts = Attempts(call, self._settings, self._outage_log)
             with self._connections.one() as http:
                 while True:
-                    outcome = attempts.receive(await self._attempt(http, attempts.request()))
+                    outcome = attempts.receive(await attempt(http, attempts.request()))
                     if isinstance(outcome, Answered):
                         break
                     await self._sleep(outcome.seconds)

@@ -18,6 +18,7 @@ from rope_client.methods import described_by
 from rope_client.retry import RetryPolicy
 from rope_client.rope_warning import Caller, WarnOnce
 from rope_client.sessions import calls as session_calls
+from rope_client.sessions import transfer
 from rope_client.sessions.document import SessionDocument
 from rope_client.sessions.endpoint import StreamEndpoint
 from rope_client.sessions.many import step_many
@@ -176,12 +177,65 @@ class Client:
 
         return session_cache(self, model, **configuration)
 
-    def _send(self, call: Call[T], caller: Caller) -> T:
+    def import_session(
+        self,
+        path: StrPath,
+        *,
+        ttl_s: float | None = None,
+        name: str | None = None,
+        **options: Unpack[Options],
+    ) -> Session:
+        """Make a session of a file that `Session.export` wrote in the form `stored`.
+
+        It answers with the same bits as the exported one. The file is streamed; `timeout_s` bounds
+        the attempts and the pauses, not the transfer.
+
+        Args:
+            path: of the file.
+            ttl_s: seconds without use after which the session ends.
+            name: of the session.
+            options: of the call.
+        """
+        call = transfer.import_session(path, ttl_s=ttl_s, name=name, **options)
+
+        def attempt(http: httpx.Client, request: Request) -> Response | RopeClientError:
+            asked = arguments(transfer.without_timeout(request))
+            try:
+                return outcome_of(http.request(**asked, content=transfer.pieces_of(path)))
+            except httpx.RequestError as error:
+                return failure_of(error, self._address)
+
+        return Session(self, self._send(call, Caller.of(sys._getframe(1)), attempt))
+
+    def _export(self, call: Call[int], target: transfer.Target, caller: Caller) -> int:
+        def attempt(http: httpx.Client, request: Request) -> Response | RopeClientError:
+            try:
+                with http.stream(**arguments(request)) as response:
+                    if response.status_code != call.answered_with:
+                        response.read()
+                        return outcome_of(response)
+                    with target.attempt() as writer:
+                        for piece in response.iter_bytes(transfer.PIECE_BYTES):
+                            writer.write(piece)
+                        writer.check(response.headers.get("content-length"))
+                    return Response(response.status_code, response.headers, b"")
+            except httpx.RequestError as error:
+                return failure_of(error, self._address)
+
+        return self._send(call, caller, attempt)
+
+    def _send(
+        self,
+        call: Call[T],
+        caller: Caller,
+        attempt: Callable[[httpx.Client, Request], Response | RopeClientError] | None = None,
+    ) -> T:
+        attempt = attempt or self._attempt
         self._warn(call.warnings, caller)
         with self._places, self._connections.one() as http:
             attempts = Attempts(call, self._settings, self._outage_log)
             while True:
-                outcome = attempts.receive(self._attempt(http, attempts.request()))
+                outcome = attempts.receive(attempt(http, attempts.request()))
                 if isinstance(outcome, Answered):
                     break
                 self._sleep(outcome.seconds)

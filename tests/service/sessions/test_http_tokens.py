@@ -50,6 +50,21 @@ async def test_answers_do_not_depend_on_how_tokens_were_appended(http, dtype):
         assert torch.equal(lse, outs[0][1])
 
 
+async def test_long_appends_run_in_pieces(http):
+    tokens, query = kv(2500), {"q": qkv(70, seed=1)["q"]}
+    whole, cut = await http.new(), await http.new()
+    assert (await http.ok(whole, "append", tokens))["length"] == [2500]
+    for start in range(0, 2500, 500):
+        await http.ok(cut, "append", part(tokens, start, start + 500))
+    outs = [(await http.ok(session, "attend", query))["out"] for session in (whole, cut)]
+    assert torch.equal(*outs)
+    step = await http.ok(whole, "step", qkv(2100, seed=2), expected_length=2500)
+    again = await http.ok(whole, "step", qkv(2100, seed=2), expected_length=2500)
+    assert again["length"] == step["length"] == [4600]
+    assert step["out"].shape == (1, 2100, HEADS, HEAD_DIM)
+    assert torch.equal(step["out"], again["out"])
+
+
 async def test_a_step_answers_as_the_call_without_a_session(http):
     tokens, session = qkv(5), await http.new()
     out = None

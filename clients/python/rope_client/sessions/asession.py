@@ -5,22 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar, Unpack
 
 import anyio
 
 from rope_client.attempts import Answered, Attempts, Request
-from rope_client.call import Call, Response
+from rope_client.call import Call, Options, Response
 from rope_client.errors import ConnectionFailed, RopeClientError, UnexpectedAnswer
 from rope_client.methods import described_by
 from rope_client.rope_warning import Caller
-from rope_client.sessions import calls
+from rope_client.sessions import calls, transfer
 from rope_client.sessions.aconnection import AsyncConnection
 from rope_client.sessions.bound import AsyncOperations, Described
 from rope_client.sessions.document import SessionDocument
 from rope_client.sessions.operation import Operation
 from rope_client.sessions.session import DELETE_TIMEOUT_S
 from rope_client.sessions.state import SessionState
+from rope_client.transport import StrPath
 
 if TYPE_CHECKING:
     from rope_client.aio import AsyncClient
@@ -77,6 +78,49 @@ class AsyncSession(Described, AsyncOperations):
     touch = _asks(calls.touch, _answer)
     freeze = _asks(calls.freeze, _answer)
     delete = _asks(calls.delete, _answer)
+
+    async def export(
+        self,
+        target: StrPath | BinaryIO,
+        form: transfer.Form = "stored",
+        *,
+        rows: str | None = None,
+        layers: str | None = None,
+        start: int | None = None,
+        stop: int | None = None,
+        strict: bool = False,
+        **options: Unpack[Options],
+    ) -> int:
+        """Write the tokens to a file of safetensors; return its number of bytes.
+
+        The file tells the text as well as the text itself would: keep it as such.
+
+        Args:
+            target: a path, or a file that is open for writing bytes.
+            form: of the keys. `stored`: can be imported, and then answers with the same bits.
+                `positioned`: moved to their positions. `raw`: not rotated.
+            rows: numbers and ranges such as `"0,2-3"`; None: all.
+            layers: as `rows`.
+            start: first place; None: the first that is still there.
+            stop: place behind the last token; None: the length of the shortest layer.
+            strict: raise an error if layers have different lengths.
+            options: of the call; `timeout_s` bounds the time until the first byte.
+        """
+        written = transfer.Target(target)
+        call = transfer.export(
+            self.id,
+            written,
+            form,
+            rows=rows,
+            layers=layers,
+            start=start,
+            stop=stop,
+            strict=strict,
+            **options,
+        )
+        caller = Caller.of(sys._getframe(1))
+        async with self.lock:
+            return await self.client._export(call, written, caller)
 
     def stream(self) -> AsyncStream:
         """Return the operations over a WebSocket, which takes a quarter of the time of HTTP."""
