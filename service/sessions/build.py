@@ -11,7 +11,7 @@ from service.sessions.handler import SessionHandler
 from service.sessions.ids import SessionIds
 from service.sessions.lease import LeaseLimits
 from service.sessions.metrics import SessionMetrics
-from service.sessions.paths import OPERATIONS
+from service.sessions.paths import EXPORT, OPERATIONS
 from service.sessions.registry import SessionRegistry
 from service.settings import Settings
 
@@ -22,7 +22,16 @@ DEVICE_SHARE = 0.6
 """Part of the free memory of a GPU."""
 
 
-OPERATION_NAMES = ("create", "list", "inspect", "change", "delete", "step_many", *OPERATIONS)
+OPERATION_NAMES = (
+    "create",
+    "list",
+    "inspect",
+    "change",
+    "delete",
+    "step_many",
+    EXPORT,
+    *OPERATIONS,
+)
 """Label values of `rope_session_ops`."""
 
 
