@@ -253,8 +253,8 @@ Six alerts to begin with, in PromQL:
 The label `op` of `rope_session_ops_total` is an operation of
 [sessions.md](sessions.md#operations), over any protocol, or `create`, `list`, `inspect`, `change`
 (`PATCH`), `delete`, `export` or `step_many` (`POST /v1/step`, where each session counts as a `step`
-as well). Its `code` is `ok`, one of [errors.md](errors.md), or `client_left`. No metric has an id
-or a name of a session.
+as well), or `unknown` for a message of a stream that names none. Its `code` is `ok`, one of
+[errors.md](errors.md), or `client_left`. No metric has an id or a name of a session.
 
 | metric | type | labels | meaning | when to worry | what to do |
 |---|---|---|---|---|---|
