@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client import Metric
 from pydantic_core import PydanticUndefined
@@ -20,6 +20,9 @@ from service.observability.metrics import Metrics
 from service.oip.errors import STATUSES, classify
 from service.oip.grpc.errors import status_of
 from service.oip.statistics import Statistics, TritonMetrics
+from service.sessions.ids import SessionIds
+from service.sessions.metrics import SessionMetrics
+from service.sessions.table import SessionTable
 from service.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent
@@ -236,13 +239,22 @@ Made by `make docs`: the meaning is the HELP text of the metric, the last two co
 there, histograms `_bucket`, `_sum` and `_count`. `rope_build_info` has the versions as labels. A
 metric that has a limit is followed by the limit: `rope_queue_depth` by `rope_queue_limit`.
 
-Four alerts to begin with, in PromQL:
+Six alerts to begin with, in PromQL:
 
     sum(rate(rope_requests_total{status=~"5..|UNAVAILABLE|INTERNAL"}[5m]))
       / sum(rate(rope_requests_total[5m])) > 0.01
     rope_predicted_wait_seconds / rope_predicted_wait_limit_seconds > 0.5
     rope_admitted_bytes / rope_admission_limit_bytes > 0.8
     rope_ready == 0
+    sum(rate(rope_session_gone_total{reason!~"expired|deleted"}[5m])) > 0
+    rope_kv_bytes{kind="reserved"} / ignoring(kind)
+      sum without (kind) (rope_kv_bytes{kind=~"reserved|free"}) > 0.9
+
+The label `op` of `rope_session_ops_total` is an operation of
+[sessions.md](sessions.md#operations), over any protocol, or `create`, `list`, `inspect`, `change`
+(`PATCH`), `delete`, `export` or `step_many` (`POST /v1/step`, where each session counts as a `step`
+as well), or `unknown` for a message of a stream that names none. Its `code` is `ok`, one of
+[errors.md](errors.md), or `client_left`. No metric has an id or a name of a session.
 
 | metric | type | labels | meaning | when to worry | what to do |
 |---|---|---|---|---|---|
@@ -303,6 +315,12 @@ and a line with `num_dropped` follows when writing succeeds again.
 """
 
 
+class NoArena(NamedTuple):
+    """The memory of a service before its first session."""
+
+    arena: None = None
+
+
 def metrics_page() -> str:
     """Return the text of docs/metrics.md."""
     metrics = Metrics()
@@ -313,10 +331,9 @@ def metrics_page() -> str:
     }
     models = {"rope": Statistics("rope", lambda: 0)}
     rows = [_metric(family, labels.get(family.name, ())) for family in metrics.registry.collect()]
-    rows += [
-        _metric(family, tuple(family.samples[0].labels))
-        for family in TritonMetrics(models).collect()
-    ]
+    sessions = SessionMetrics(SessionTable(SessionIds("0", None)), NoArena())
+    for collector in (sessions, TritonMetrics(models)):
+        rows += [_metric(family, tuple(family.samples[0].labels)) for family in collector.collect()]
     return METRICS + "".join(rows) + LOGS
 
 

@@ -148,6 +148,49 @@ ADVICE: Mapping[str, Advice] = {
         "Free the disk, or repair the log collector that reads standard output. Requests are still "
         "answered.",
     ),
+    "rope_sessions": Advice(
+        "It grows for hours: clients create sessions and do not delete them.",
+        "Delete sessions that are no longer needed; lower ROPE_SESSION_TTL_S.",
+    ),
+    "rope_kv_bytes": Advice(
+        "`reserved` is above 90 % of `reserved` and `free` together.",
+        "Raise ROPE_KV_BYTES, add replicas, or create sessions with a smaller `max_tokens`. If "
+        "`used` is far below `reserved`, clients reserve more than they need.",
+    ),
+    "rope_kv_pages_copied": Advice(
+        "It grows with each step, and rope_session_step_seconds as well.",
+        "Fork when a branch begins and not before each step; a fork copies one page at its first "
+        "write.",
+    ),
+    "rope_session_ops": Advice(
+        "Over 1 % of the operations have another code than `ok`.",
+        "Look up the code in docs/errors.md. `session_conflict`: two writers of one session. "
+        "`kv_memory`: see rope_kv_bytes. `wrong_owner`: repair the routing by the id.",
+    ),
+    "rope_session_repeats": Advice(
+        "It grows faster than 1 % of rope_session_ops.",
+        "Answers are lost on the way: compare the timeouts of clients and proxies with "
+        "rope_session_step_seconds.",
+    ),
+    "rope_session_step_seconds": Advice(
+        "The 99th percentile is above the time that clients have for a layer of a token.",
+        "Compare rope_queue_wait_seconds (add replicas) with rope_compute_seconds (shorter "
+        "sessions, or a window). Send long prompts in chunks.",
+    ),
+    "rope_session_gone": Advice(
+        "`evicted` or `device_lost` grow, or `expired` although clients delete their sessions.",
+        "`evicted`: see rope_kv_bytes. `device_lost`: replace the device. `expired`: clients have "
+        "crashed, or create sessions with a larger `ttl_s`.",
+    ),
+    "rope_session_segments": Advice(
+        "It stays above 4: each segment rotates the queries once more.",
+        "Evict and shift in larger ranges, such as half of the context.",
+    ),
+    "rope_step_rows": Advice(
+        "It stays at 1 on a busy GPU.",
+        "Step several rows or sessions in one request (`batch`, POST /v1/step), or send requests "
+        "concurrently.",
+    ),
     "rope_ready": Advice(
         "0 for longer than the start: seconds on a CPU, minutes on a GPU that builds kernels.",
         "Read the log from the start: the warm-up logs its failure.",

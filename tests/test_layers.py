@@ -88,6 +88,7 @@ service.sessions.configuration service.sessions.session_params
 service.sessions.jobs
 service.inference
 service.sessions.translate service.sessions.find_source service.sessions.layout
+service.sessions.metrics
 service.sessions.registry
 service.sessions.pressure service.sessions.table service.sessions.changes service.sessions.documents
 service.sessions.expiry service.sessions.quotas service.sessions.idempotency
@@ -180,7 +181,9 @@ KEPT_IN = {
     "uvicorn": {"service.server"},
     "httptools": {"service.asgi.request_header"},
     "websockets": {"service.server"},
-    "prometheus_client": {"service.observability", "service.oip.statistics"},
+    "prometheus_client": {
+        *("service.observability", "service.oip.statistics", "service.sessions.metrics")
+    },
     "pydantic": {"service.read_settings", "service.settings", "service.endpoints"}
     | {"service.sessions.session_params", "service.sessions.operations.rebase"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}

@@ -18,8 +18,8 @@ RECIPES = {
 }
 
 
-def test_there_are_an_introduction_and_five_recipes():
-    assert len(RECIPES) == PAGE.count("```python") == 6
+def test_there_are_an_introduction_and_six_recipes():
+    assert len(RECIPES) == PAGE.count("```python") == 7
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)

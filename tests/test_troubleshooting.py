@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 EXCHANGE = re.compile(r"```http\n(.+?)\n```\n\n```(text|json)\n(.+?)\n```", re.DOTALL)
 TITLES = re.compile(r"^#+ (.+)$", re.MULTILINE)
+SESSION = re.findall(r"^    (POST .+)\n    (\{.+\})$", PAGE, re.MULTILINE)
 EXCHANGES = [
     pytest.param(*match.groups(), id=TITLES.findall(PAGE, 0, match.start())[-1])
     for match in EXCHANGE.finditer(PAGE)
@@ -45,6 +46,18 @@ def send(client: httpx.Client, request: str) -> httpx.Response:
     return client.request(*route.split(), content=(brace + body).strip(), headers=headers)
 
 
+@pytest.fixture
+def session_id(client) -> Iterator[str]:
+    """The session that the page describes; it is deleted afterwards."""
+    create, *others = SESSION
+    session_id = send(client, "\n".join(create)).json()["id"]
+    for route, body in others:
+        answer = send(client, f"{route.replace('ID', session_id)}\n{body}")
+        assert answer.status_code == 200, answer.text
+    yield session_id
+    client.delete(f"/v1/sessions/{session_id}")
+
+
 def check_part(answer: object, part: object) -> None:
     """Assert that `part` is in `answer`: objects may have more members."""
     if isinstance(part, dict):
@@ -61,13 +74,15 @@ def check_part(answer: object, part: object) -> None:
 
 
 @pytest.mark.parametrize(("request_text", "kind", "answer"), EXCHANGES)
-def test_a_request_of_the_page_is_answered_as_the_page_says(client, request_text, kind, answer):
-    response = send(client, request_text)
+def test_a_request_of_the_page_is_answered_as_the_page_says(
+    client, session_id, request_text, kind, answer
+):
+    response = send(client, request_text.replace("/ID", f"/{session_id}"))
     if kind == "text":
         status, _, text = " ".join(answer.split()).partition(": ")
         assert (str(response.status_code), response.json()["error"]) == (status, text)
     else:
-        assert response.status_code == 200, response.text
+        assert response.status_code in (200, 201), response.text
         check_part(response.json(), json.loads(answer))
 
 

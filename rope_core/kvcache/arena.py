@@ -54,6 +54,8 @@ class Arena:
         """uint8 `[num_bytes]`."""
         self.reserved_bytes = 0
         """Sum of all reservations."""
+        self.num_copied_pages = 0
+        """Pages that were copied on write."""
         self._limit_bytes = int(num_bytes * (1 - copy_reserve))
         self._pools: dict[PageShape, PagePool] = {}
         self._taken = bytearray(self.num_slabs)

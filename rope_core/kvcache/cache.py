@@ -432,6 +432,7 @@ class KVCache:
     def _release_replaced(self, pending: Pending) -> None:
         for group in {each[0] for each in pending.replaced}:
             former = [each[3] for each in pending.replaced if each[0] == group]
+            self.arena.num_copied_pages += len({*former}) * len(self.config.groups[group].layers)
             self.holdings.release(group, np.array(former, np.int32))
 
     def _held_bytes(self, *, shared: bool) -> int:

@@ -137,6 +137,15 @@ def problem_for(failure: Exception) -> Problem:
     return Problem.of(500, "internal", "Internal error", "internal error")
 
 
+def code_of(failure: BaseException) -> str:
+    """Return the code of the problem that answers a failure, `client_left` if nobody gets it."""
+    if isinstance(failure, errors.ClientLeft) or not isinstance(failure, Exception):
+        return "client_left"
+    return next(
+        (PROBLEMS[kind][1] for kind in type(failure).__mro__ if kind in PROBLEMS), "internal"
+    )
+
+
 def describe(failure: Exception) -> ErrorAnswer:
     """Return the answer to a failure."""
     problem = problem_for(failure)

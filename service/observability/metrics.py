@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Sequence
 from functools import lru_cache
+from threading import Lock
 
 import torch
 from prometheus_client import (
@@ -23,6 +24,8 @@ _SECONDS = tuple(b * 10.0**e for e in range(-5, 2) for b in (1, 2.5, 5))  # 10 u
 _BUILD_SECONDS = tuple(2.0**e for e in range(-6, 7))  # 16 ms, from a cache, to 64 s
 _REQUESTS = tuple(2.0**e for e in range(9))
 _TOKENS = tuple(4.0**e for e in range(10))
+_SEGMENTS = tuple(2.0**e for e in range(7))
+_ROWS = tuple(2.0**e for e in range(13))
 
 MAX_TENANTS = 100
 """Tenants with their own label value; requests of all others are counted as "other"."""
@@ -146,6 +149,33 @@ class Metrics:
             "rope_log_lines_dropped",
             "Log lines lost because standard output was full, closed, or read too slowly.",
         )
+        ops = self._counter(
+            "rope_session_ops",
+            "Operations on KV sessions, by operation and code: ok, or that of the problem.",
+            ("op", "code"),
+        )
+        self.session_ops = lru_cache(maxsize=1024)(ops.labels)
+        self.session_repeats = self._counter(
+            "rope_session_repeats",
+            "Operations on KV sessions that were done already, and got their answer again.",
+        )
+        self.session_step_seconds = self._seconds(
+            "session_step",
+            "Time of a step of a session, or of several in one request: wait, queue and run.",
+        )
+        self.session_segments = Histogram(
+            "rope_session_segments",
+            "Segments of the row that has the most, of the rows that a run attends to.",
+            buckets=_SEGMENTS,
+            registry=registry,
+        )
+        self.step_rows = Histogram(
+            "rope_step_rows",
+            "Rows of KV sessions in a run of the device; each layer of a row counts.",
+            buckets=_ROWS,
+            registry=registry,
+        )
+        self._run_lock = Lock()
         self.ready = self._gauge(
             "rope_ready", "1 while /readyz answers 200; 0 during the warm-up and while ending."
         )
@@ -168,6 +198,18 @@ class Metrics:
             self._tenants.add(tenant)
         name = tenant if tenant in self._tenants else "other"
         self._tenant_requests(name, outcome).inc()
+
+    def count_session_run(self, num_rows: int, num_segments: int) -> None:
+        """Count a run of KV sessions, on any thread.
+
+        Args:
+            num_rows: rows of all calls.
+            num_segments: of the row that has the most; 0 if nothing attends.
+        """
+        with self._run_lock:
+            self.step_rows.observe(num_rows)
+            if num_segments:
+                self.session_segments.observe(num_segments)
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""

@@ -10,6 +10,8 @@ from service.sessions.call import SessionServices
 from service.sessions.handler import SessionHandler
 from service.sessions.ids import SessionIds
 from service.sessions.lease import LeaseLimits
+from service.sessions.metrics import SessionMetrics
+from service.sessions.paths import EXPORT, OPERATIONS
 from service.sessions.registry import SessionRegistry
 from service.settings import Settings
 
@@ -18,6 +20,19 @@ HOST_SHARE = 0.25
 
 DEVICE_SHARE = 0.6
 """Part of the free memory of a GPU."""
+
+
+OPERATION_NAMES = (
+    "create",
+    "list",
+    "inspect",
+    "change",
+    "delete",
+    "step_many",
+    EXPORT,
+    *OPERATIONS,
+)
+"""Label values of `rope_session_ops`."""
 
 
 def build_sessions(inference: InferenceHandler, lifecycle: Lifecycle) -> SessionHandler:
@@ -45,6 +60,9 @@ def build_sessions(inference: InferenceHandler, lifecycle: Lifecycle) -> Session
 
     batcher.on_failure = end_all
     services = SessionServices(inference, registry, lambda: _make_arena(inference))
+    inference.metrics.registry.register(SessionMetrics(registry, services))
+    for operation in OPERATION_NAMES:
+        inference.metrics.session_ops(operation, "ok")
     return SessionHandler(services, lifecycle, is_on=_is_on(settings))
 
 

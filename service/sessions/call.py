@@ -42,7 +42,8 @@ class SessionServices:
     ) -> None:
         self.inference = inference
         self.registry = registry
-        self.runner = SessionRunner(inference.engine.device)
+        self.metrics = inference.metrics
+        self.runner = SessionRunner(inference.engine.device, self.metrics.count_session_run)
         self.arena: Arena | None = None
         """None: no session was ever created."""
         self._make_arena = make_arena

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -130,9 +131,14 @@ class SessionHandler:
         try:
             if operation == "fork":
                 return (await fork.run(call))[0]
-            return await OPERATIONS[operation](call)
+            if operation != "step":
+                return await OPERATIONS[operation](call)
+            started = time.perf_counter()
+            answer = await OPERATIONS[operation](call)
+            self.services.metrics.session_step_seconds.observe(time.perf_counter() - started)
         except KVCacheError as error:
             raise translate(error, session, creates=operation == "fork") from None
+        return answer
 
     async def create(
         self, message: Message, context: RequestContext, options: CreateOptions
@@ -283,7 +289,14 @@ class SessionHandler:
     ) -> SessionAnswer:
         """Step tokens of many sessions: `POST /v1/step`; arguments as `call`."""
         self.check_on()
-        return await step_many.run(self.services, message, context, memory_factor)
+        started = time.perf_counter()
+        answer = await step_many.run(self.services, message, context, memory_factor)
+        metrics = self.services.metrics
+        metrics.session_step_seconds.observe(time.perf_counter() - started)
+        codes = Counter(each.get("code", "ok") for each in answer.message.params.values["results"])
+        for code, number in codes.items():
+            metrics.session_ops("step", code).inc(number)
+        return answer
 
     async def _once_forked(self, call: SessionCall, options: CreateOptions) -> SessionAnswer:
         def again(forks: Sequence[Session]) -> SessionAnswer:
@@ -352,6 +365,7 @@ class SessionHandler:
         live = [session for session in recorded.sessions if session.ended is None]
         for session in live or recorded.sessions[:1]:
             self.services.registry.use(session, tenant)
+        self.services.metrics.session_repeats.inc()
         return answer_again(live)._replace(status=recorded.status)
 
 

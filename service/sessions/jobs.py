@@ -1,7 +1,7 @@
 """Jobs of sessions for the batcher: their costs, their pieces, and what runs a batch of them."""
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import frexp
@@ -68,6 +68,8 @@ class SessionRunner:
     """
 
     device: Device
+    count_run: Callable[[int, int], None]
+    """Gets the number of rows of a run, and of the segments of the row that has the most."""
 
     batch_key = "sessions"
 
@@ -92,6 +94,8 @@ class SessionRunner:
         if not is_on_host:
             outputs = [_to_host(output) for output in outputs]
         ended = time.perf_counter()
+        rows = [row for each in inputs for row in each.plan.rows]
+        self.count_run(len(rows), max(len(row.segments) for row in rows))
         if len(jobs) == 1:
             return Run([outputs], copied - started, ended - copied)
         results, at = [], 0

@@ -234,6 +234,8 @@ def _plan_all(
                 raise ConfigError("sessions", expected, "another")
             part.layer = request.layers[0]
             part.decision = decide(session, request)
+            if part.decision.is_repeat:
+                services.metrics.session_repeats.inc()
             inputs, part.pending = plan(services.registry, session, request, part.decision)
         except (ServiceError, RopeError) as error:
             part.fail(error)

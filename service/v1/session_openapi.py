@@ -30,6 +30,7 @@ from service.v1.openapi import (
     ref,
     remove_defaults,
 )
+from service.wire import safetensors_codec
 
 TAG = "sessions"
 
@@ -76,6 +77,13 @@ _SESSION_ID = header(
 )
 
 
+_EXPORTED: Mapping[str, Any] = {
+    "description": "Keys, values, positions and segments; __metadata__.params is the JSON text of "
+    "the parameters.",
+    "content": {safetensors_codec.media_type: {"schema": {"type": "string", "format": "binary"}}},
+}
+
+
 def describe(document: dict[str, Any]) -> dict[str, Any]:
     """Add the routes of sessions to an OpenAPI document that has `/v1`, and return it."""
     schemas, routes = document["components"]["schemas"], document["paths"]
@@ -109,7 +117,12 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
         "content": json_content(ref("Session")),
     }
     routes[paths.SESSIONS] = {
-        "post": _operation("create", ref("CreateSessionRequest"), {"201": documents}, (_KEY,)),
+        "post": _operation(
+            "create",
+            ref("CreateSessionRequest"),
+            {"201": documents},
+            (_KEY, *DESCRIPTIONS["import_query"]),
+        ),
         "get": _operation("list", None, {"200": _listed()}, DESCRIPTIONS["query"]),
     }
     in_path: tuple[Mapping[str, Any], ...] = (_ID, _SESSION_ID)
@@ -132,6 +145,11 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
         routes[f"{paths.PREFIX}{{id}}/{name}"] = {
             "post": _operation(name, request, answers, headers)
         }
+    routes[f"{paths.PREFIX}{{id}}/{paths.EXPORT}"] = {
+        "get": _operation(
+            "export", None, {"200": _EXPORTED}, (*in_path, *DESCRIPTIONS["export_query"])
+        )
+    }
     many = {"description": "The answer", "content": content_of(ref(f"{_title('step_many')}Answer"))}
     routes[paths.STEP_MANY] = {
         "post": _operation("step_many", ref(f"{_title('step_many')}Request"), {"200": many})

@@ -16,7 +16,7 @@ import orjson
 from rope_core import ConfigError
 from service.access.gate import Gate
 from service.access.tenant import ANONYMOUS, Tenant
-from service.asgi.problems import problem_for
+from service.asgi.problems import code_of, problem_for
 from service.batching.admission import Admission, Charge
 from service.errors import BadMessage, ServiceError, UnknownName
 from service.inference.handler import InferenceHandler, RequestContext
@@ -158,6 +158,7 @@ class SessionStream:
         Operations of a session run in the order in which tasks with this call are made.
         """
         named: dict[str, Any] = {"seq": None}
+        code = "ok"
         try:
             refusal = self._admit(call)
             data, call.data = call.data, b""
@@ -179,7 +180,13 @@ class SessionStream:
             answer = await running
             call.answer = StreamAnswer(_encode(answer, named), is_failure=False)
         except Exception as failure:
+            code = code_of(failure)
             call.answer = StreamAnswer(_describe(failure, named), is_failure=True)
+        except BaseException as cancelled:
+            code = code_of(cancelled)
+            raise
+        finally:
+            self._service.metrics.session_ops(named.get("op", "unknown"), code).inc()
 
     async def delete(self) -> None:
         """Delete the session of the path, at its turn."""

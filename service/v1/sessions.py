@@ -8,6 +8,7 @@ from service.access.tenant import ANONYMOUS, Tenant
 from service.asgi import io, problems
 from service.asgi.body import disconnected, read_body
 from service.asgi.io import Headers, Receive, Scope, Send
+from service.asgi.problems import code_of
 from service.asgi.routing_errors import describe_method, nearest
 from service.batching.admission import Charge
 from service.errors import (
@@ -55,6 +56,17 @@ METHODS: Mapping[str, tuple[str, ...]] = {
 }
 """Methods by route."""
 
+_OPERATIONS: Mapping[tuple[str, str], str] = {
+    (SESSIONS, "GET"): "list",
+    (SESSIONS, "POST"): "create",
+    (STEP_MANY, "POST"): "step_many",
+    (f"{paths.PREFIX}{{id}}", "GET"): "inspect",
+    (f"{paths.PREFIX}{{id}}", "HEAD"): "inspect",
+    (f"{paths.PREFIX}{{id}}", "PATCH"): "change",
+    (f"{paths.PREFIX}{{id}}", "DELETE"): "delete",
+}
+"""Names in metrics of the operations that no path names, by route and method."""
+
 _RUNS = frozenset(("step", "append", "attend"))
 """Operations that wait for the device."""
 
@@ -101,12 +113,17 @@ class SessionRoutes:
                 METHODS[route],
             )
             return
+        code = "ok"
         try:
             await self._serve(scope, receive, send, session_id, operation)
-        except OperationTimedOut:
+        except BaseException as failure:
+            code = code_of(failure)
+            if isinstance(failure, TimedOut) and not isinstance(failure, OperationTimedOut):
+                raise OperationTimedOut(committed=False) from None
             raise
-        except TimedOut:
-            raise OperationTimedOut(committed=False) from None
+        finally:
+            name = operation or _OPERATIONS[route, method]
+            self._inference.metrics.session_ops(name, code).inc()
 
     async def _serve(
         self, scope: Scope, receive: Receive, send: Send, session_id: str, operation: str

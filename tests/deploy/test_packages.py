@@ -69,7 +69,9 @@ def test_licences_are_checked(licences, allowed):
 
 def test_each_distribution_needs_its_own_packages_only():
     assert names(CORE["project"]["dependencies"]) == {"numpy", "torch"}
-    assert names(CLIENT["project"]["dependencies"]) == {"anyio", "httpx", "ml_dtypes", "numpy"}
+    assert names(CLIENT["project"]["dependencies"]) == {
+        *("anyio", "httpx", "ml_dtypes", "numpy", "websockets")
+    }
     assert names(EXTRAS["grpc"]) == {
         *("grpcio", "grpcio-health-checking", "grpcio-reflection", "protobuf")
     }

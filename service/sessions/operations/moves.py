@@ -50,6 +50,7 @@ async def run(call: SessionCall, operation: MoveOperation) -> SessionAnswer:
     try:
         earlier = guarded.earlier_answer(session)
         if earlier is not None:
+            services.metrics.session_repeats.inc()
             turn.release()
             return call.answer(earlier)
         guarded.check(session)

@@ -98,7 +98,9 @@ async def apply_at_turn(
     try:
         values = guarded.earlier_answer(session)
         compaction = None
-        if values is None:
+        if values is not None:
+            call.services.metrics.session_repeats.inc()
+        else:
             guarded.check(session)
             call.services.registry.grow(session, partial(apply, session))
             values = state_of(session)

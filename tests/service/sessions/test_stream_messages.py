@@ -194,3 +194,19 @@ async def test_large_messages_and_answers():
             await sending
             assert answer["out"].equal(torch.full((2**20,), float(seq)))
     assert service.charged_bytes == 0
+
+
+async def test_messages_are_counted_by_operation_and_code():
+    sessions = FakeSessions()
+    async with running(sessions=sessions) as service, stream(service) as connection:
+        for data in (step(0), message(op="step", seq=1), message(op="no_such", seq=2), b"\0" * 9):
+            await connection.send(data)
+            await connection.recv()
+        ops = [
+            ("step", "ok"),
+            ("step", "config"),
+            ("unknown", "unknown"),
+            ("unknown", "bad_message"),
+        ]
+        name = "rope_session_ops_total"
+        assert [service.metric(name, op=op, code=code) for op, code in ops] == [1, 1, 1, 1]
