@@ -53,9 +53,9 @@ service.planned
 service.oip.openapi
 service.oip.http
 service.oip.control
-service.oip.state
-service.oip.statistics
 service.oip.infer.run
+service.oip.state
+service.oip.statistics service.oip.sequences
 service.oip.infer
 service.oip.shm
 service.oip.types service.oip.validate
