@@ -258,8 +258,8 @@ class Settings(BaseSettings):
     always."""
 
     sequence_ids: bool | None = None
-    """Whether clients of the Open Inference Protocol may name sessions by a `sequence_id`, which they
-    choose and which is no secret (docs/oip.md). If unset: with API keys only."""
+    """Whether clients of the Open Inference Protocol may name sessions by a `sequence_id` that they
+    choose, which is no secret (docs/oip.md). If unset: with API keys only."""
 
     kv_bytes: PositiveInt | None = None
     """Memory for the keys and values of sessions. If unset: on a CPU a quarter of the control

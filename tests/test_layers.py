@@ -195,7 +195,8 @@ KEPT_IN = {
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.worker.queue"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
-    | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"}
+    | {"service.oip.grpc", "service.oip.statistics", "service.oip.sequences"}
+    | {"service.observability.line_writer"}
     | {"service.sessions"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
