@@ -266,8 +266,12 @@ async def test_attention_preset_and_lease(step):
     assert (session.lease.ttl_s, session.name, session.labels) == (60, "x", ("a",))
     tensors = {name: torch.ones(1, 1, heads, 64) for name, heads in (("q", 9), ("k", 3), ("v", 3))}
     config = {
-        **{"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 576},
-        **{"num_attention_heads": 9, "num_key_value_heads": 3, "rope_theta": 1e5},
+        "model_type": "llama",
+        "num_hidden_layers": 2,
+        "hidden_size": 576,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "rope_theta": 1e5,
     }
     await step(2, tensors, START, config=json.dumps(config), layer=1)
     assert len(step.registry.sessions[-1].configuration["groups"][0]["layers"]) == 2
