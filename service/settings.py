@@ -257,6 +257,10 @@ class Settings(BaseSettings):
     `on`: unless the service has no API keys and listens on an address that is not loopback; `open`:
     always."""
 
+    sequence_ids: bool | None = None
+    """Whether clients of the Open Inference Protocol may name sessions by a `sequence_id` that they
+    choose, which is no secret (docs/oip.md). If unset: with API keys only."""
+
     kv_bytes: PositiveInt | None = None
     """Memory for the keys and values of sessions. If unset: on a CPU a quarter of the control
     group's limit, on a GPU 60 % of what is free after the warm-up. It is allocated when the first

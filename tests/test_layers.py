@@ -53,9 +53,9 @@ service.planned
 service.oip.openapi
 service.oip.http
 service.oip.control
-service.oip.state
-service.oip.statistics
 service.oip.infer.run
+service.oip.state
+service.oip.statistics service.oip.sequences
 service.oip.infer
 service.oip.shm
 service.oip.types service.oip.validate
@@ -204,8 +204,8 @@ KEPT_IN = {
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.worker.queue"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
-    | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"}
-    | {"service.sessions", "service.v1.session_transfer"},
+    | {"service.oip.grpc", "service.oip.statistics", "service.oip.sequences"}
+    | {"service.observability.line_writer", "service.sessions", "service.v1.session_transfer"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},
