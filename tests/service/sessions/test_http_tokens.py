@@ -101,6 +101,9 @@ async def test_layers_of_one_group_and_rows(http):
     assert answer["length"] == [3, 4]
     missing = await http.call(session, "step", row)
     check_problem(missing.response, 422, "config", "layer must be given")
+    refused = await http.call(session, "step", tokens, layers=[0, 1], expected_length=3)
+    check_problem(refused.response, 409, "session_conflict", "other lengths")
+    assert refused["lengths"] == [[3, 4], [3, 3]]
 
 
 async def test_guards(http):
