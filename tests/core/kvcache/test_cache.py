@@ -211,6 +211,16 @@ def test_pages_of_a_window_stay_until_the_layers_of_other_groups_have_the_tokens
     assert cache.lengths(0) == cache.lengths(1) == [4]
 
 
+def test_tokens_are_not_moved_out_of_the_range_of_positions():
+    cache = cache_of(FULL, 3)
+    cache.shift(0, 3, 2**53 - 2)
+    before = state_of(cache)
+    for change in (lambda: cache.shift(0, 3, 1), lambda: cache.attach(cache, 0, 3)):
+        with pytest.raises(ConfigError, match=r"between -2\*\*53 and 2\*\*53"):
+            change()
+    assert state_of(cache) == before
+
+
 def test_a_window_reserves_what_it_can_hold():
     config = config_of(None, 7, layers=1)
     cache = cache_of(config, num_bytes=2**22, max_tokens=20_000)
