@@ -163,6 +163,11 @@ def read(message: Message, services: SessionServices) -> Packed:
         x = message.tensors[name]
         if x.ndim != 3 or x.shape[0] != q.shape[0]:
             raise ShapeError(name, "[tokens, heads, width], as many tokens as q", [*x.shape])
+    positions = message.tensors.get("positions")
+    if positions is not None and (not positions.ndim or positions.shape[-1] != q.shape[0]):
+        raise ShapeError(
+            "positions", "[tokens], as many as q, or [axes, tokens]", [*positions.shape]
+        )
     layers: list[int | None] = [whole(values, "layer", None)] * len(ids)
     if "layers" in values:
         if "layer" in values:
@@ -264,7 +269,8 @@ def _request(packed: Packed, index: int, part: Part, session: Session) -> TokenR
     parts = {name: tensors[name][tokens] for name in ("q", "k", "v")}
     if positions is not None:
         parts["positions"] = positions[..., tokens]
-    checked = read_packed(parts, group, session.cache.config.dtype, part.rows, layout.num_axes)
+    dtype, axes = session.cache.config.dtype, (layout.num_axes, layout.broadcasts_axes)
+    checked = read_packed(parts, group, dtype, part.rows, *axes)
     if not sum(part.rows):
         raise ShapeError("q", "of at least one token: a step appends", "none")
     return TokenRequest(

@@ -44,6 +44,9 @@ def decide(session: Session, request: TokenRequest) -> Decision:
     if not request.kind.appends:
         return Decision(rows, False, [])
     generation = cache.generation
+    lengths = None
+    if request.has_layers:
+        lengths = [cache.lengths(layer) for layer in request.layers]
     repeats: list[bool] = []
     digests: list[list[bytes]] = []
     for index, layer in enumerate(request.layers):
@@ -63,13 +66,13 @@ def decide(session: Session, request: TokenRequest) -> Decision:
                 length=length,
                 generation=generation,
                 is_repeat=is_repeat,
+                lengths=lengths,
             )
         )
         if not repeats[-1]:
             digests.append(_digests(tokens, index, [length[row] for row in rows]))
     if any(repeats) and not all(repeats):
         text = "some of the layers have these tokens already, others have not"
-        lengths = [cache.lengths(layer) for layer in request.layers]
         raise SessionConflict(text, length=cache.length, generation=generation, lengths=lengths)
     return Decision(rows, repeats[0], digests)
 

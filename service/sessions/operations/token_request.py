@@ -108,7 +108,12 @@ def read_request(
     layers, has_layers = _layers_of(values, len(layout.groups))
     group = layout.group_of(layers)
     tokens = read_tokens(
-        message.tensors, group, dtype, len(layers) if has_layers else None, layout.num_axes
+        message.tensors,
+        group,
+        dtype,
+        len(layers) if has_layers else None,
+        layout.num_axes,
+        layout.broadcasts_axes,
     )
     if kind.appends and kind.attends and not sum(tokens.num_tokens):
         raise ShapeError("q", "of at least one token: a step appends", "none")
