@@ -97,7 +97,7 @@ def check_index(q_index: Tensor | None, num_queries: Sequence[int] | None) -> In
     if [*q_index.shape] != [sum(num_queries or ())]:
         raise ShapeError("q_index", f"[{sum(num_queries or ())}]", shape_of(q_index))
     given: IntArray = q_index.detach().to("cpu", torch.int64).numpy()
-    if given.size and not (-MAX_INDEX <= given.min() and given.max() < MAX_INDEX):
+    if given.size and not (given.min() >= -MAX_INDEX and given.max() < MAX_INDEX):
         raise ShapeError("q_index", "in [-2**62, 2**62)", "others")
     return given
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rope_core.calls.rope_checks import MAX_POSITION
 from rope_core.checks import check_in_range
-from rope_core.errors import ConfigError, brief
 from rope_core.config import RopeConfig
+from rope_core.errors import ConfigError, brief
 from rope_core.kvcache import compaction, moving, sharing, structure
 from rope_core.kvcache.arena import Arena
 from rope_core.kvcache.arguments import (
@@ -22,6 +22,7 @@ from rope_core.kvcache.arguments import (
     one_per_row,
 )
 from rope_core.kvcache.config import KVConfig
+from rope_core.kvcache.decoding import is_usual, plan_tokens
 from rope_core.kvcache.holdings import Holdings
 from rope_core.kvcache.pending import Pending
 from rope_core.kvcache.planning import Request, plan_layers
@@ -79,6 +80,8 @@ class KVCache:
         self.rows += [self.new_row() for _ in range(batch)]
         self.layer_lengths = [[0] * batch for _ in range(config.num_layers)]
         """Length of each row in each layer, `[L][B]`."""
+        self.append_starts = [[0] * batch for _ in range(config.num_layers)]
+        """Length of each row in each layer before its last append, at most."""
         self.group_of = [(0, 0)] * config.num_layers
         """The group of each layer, and its number in the group."""
         for number, group in enumerate(config.groups):
@@ -166,6 +169,13 @@ class KVCache:
         for given in (num_new, num_queries):
             if given is not None and len(given) != len(rows):
                 raise ConfigError("rows", f"as many as there are counts, {len(given)}", len(rows))
+        is_plain = positions is None and q_index is None and tail_mask is None
+        if is_plain and num_new is not None and len(layers) == 1:
+            ones = [1] * len(rows)
+            asked = num_queries is None or list(num_queries) == ones
+            if asked and list(num_new) == ones and is_usual(self, layers[0], rows):
+                attends = num_queries is not None
+                return self._planned(plan_tokens(self, layers[0], rows, ones, attends=attends))
         if positions is not None:
             given_positions = check_positions(self.config, positions, sum(counts or ()))
         else:
@@ -184,9 +194,11 @@ class KVCache:
         """Move the lengths: the plans have run."""
         self._end(pending)
         for layer, rows, counts in pending.new_lengths:
-            lengths = self.layer_lengths[layer]
+            lengths, starts = self.layer_lengths[layer], self.append_starts[layer]
             for row, count in zip(rows, counts, strict=True):
-                lengths[row] += count
+                if count:
+                    starts[row] = lengths[row]
+                    lengths[row] += count
         holdings = self.holdings
         if pending.replaced:
             self._release_replaced(pending)
@@ -196,9 +208,7 @@ class KVCache:
             holdings.give_up()
             return
         for layer, rows, _ in pending.new_lengths:
-            group = self.group_of[layer][0]
-            if self.config.groups[group].is_windowed:
-                release_behind_window(self, group, rows)
+            release_behind_window(self, self.group_of[layer][0], rows)
         if pending.allocated or pending.replaced or pending.on_commit is not None:
             holdings.settle()
 
@@ -260,7 +270,7 @@ class KVCache:
                 fork._set_up(self.config, self.arena, len(rows), self.max_tokens, owner)
                 for number, of_row in enumerate(segments):
                     fork.rows[number].set_segments(of_row)
-                    for of_layer in fork.layer_lengths:
+                    for of_layer in (*fork.layer_lengths, *fork.append_starts):
                         of_layer[number] = fork.rows[number].num_tokens
                 sharing.share(fork.holdings, self.holdings, len(rows))
                 forks.append(fork)

@@ -42,10 +42,16 @@ class KVGroup:
 
     attention: AttentionConfig
     sinks: tuple[tuple[float, ...], ...] | None = None
-    """A score of each head, which joins the softmax without a value: `[layers of the group][heads]`."""
+    """A score of each head that joins the softmax without a value, `[layers][heads]`."""
 
     rollback: int = 64
     """Tokens behind a window that are kept, so that a truncation finds them."""
+
+    is_windowed: bool = field(init=False, repr=False, compare=False)
+    """Whether there is a window: pages behind it are freed. A chunk alone frees none."""
+
+    hides_old_keys: bool = field(init=False, repr=False, compare=False)
+    """Whether there is a window or a chunk."""
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -67,16 +73,15 @@ class KVGroup:
             _check_rope(self.rope, self.head_dim)
         if self.sinks is not None:
             _check_sinks(self.sinks, len(self.layers), self.num_heads)
+        is_windowed = self.attention.window is not None
+        object.__setattr__(self, "is_windowed", is_windowed)
+        hides_old_keys = is_windowed or self.attention.chunk is not None
+        object.__setattr__(self, "hides_old_keys", hides_old_keys)
 
     @property
     def num_axes(self) -> int:
         """Numbers of a position; 0 if nothing rotates."""
         return 0 if self.rope is None else self.rope.num_axes
-
-    @property
-    def is_windowed(self) -> bool:
-        """Whether old tokens become invisible, so that their pages can be freed."""
-        return self.attention.window is not None or self.attention.chunk is not None
 
     def first_visible(self, index: int) -> int:
         """Return the least index of a key that a query at `index` can see."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace as with_fields
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +34,7 @@ def plan_select_tail(cache: "KVCache", num_tail: int, kept: Sequence[Sequence[in
         if num_tail > row.num_tokens:
             raise LengthConflict(f"the row has {row.num_tokens:,} tokens, fewer than {num_tail:,}")
         steps = [-1, *offsets, num_tail]
-        if any(first >= second for first, second in zip(steps, steps[1:], strict=False)):
+        if any(first >= second for first, second in pairwise(steps)):
             raise ConfigError("kept", f"increasing offsets below {num_tail}", list(offsets))
     check_level(cache)
     moves = MovePlan()
@@ -42,7 +43,7 @@ def plan_select_tail(cache: "KVCache", num_tail: int, kept: Sequence[Sequence[in
         changed = [
             (row, _selected(cache, row, num_tail, offsets, pending, moves))
             for row, offsets in zip(cache.rows, kept, strict=True)
-            if len(offsets) < num_tail
+            if len(offsets) < num_tail or _has_parts(row, num_tail)
         ]
         check_segments(cache, changed)
     except BaseException:
@@ -111,6 +112,11 @@ def plan_rebase(
     pending.on_commit = commit
     pending.on_discard = give_new_pages_back
     return pending
+
+
+def _has_parts(row: Row, num_tail: int) -> bool:
+    """Tell whether the last tokens of a row are in several segments, so that indices may jump."""
+    return num_tail > 1 and num_tail > row.segments[-1].num_tokens
 
 
 def _selected(

@@ -18,7 +18,6 @@ from torch import Tensor
 from rope_core.kvcache.config import KVGroup
 from rope_core.kvcache.pool import PagePool
 
-
 IntArray = npt.NDArray[np.int64]
 
 

@@ -159,6 +159,8 @@ def _plan_queries(
     assert isinstance(rows, list)
     given = request.positions if request.num_new is None else None
     has_rope = plan.group.rope is not None
+    if has_rope and request.q_index is not None and request.positions is None:
+        raise ShapeError("positions", "given with q_index", "none")
     positions: list[int | IntArray] = []
     q_stop = 0
     for i, number in enumerate(request.rows):
@@ -208,7 +210,7 @@ def _tail_mask_of(tail_mask: Tensor, number: int, length: int) -> Tensor:
 
 def _joined(parts: list[int | IntArray], num_axes: int) -> IntArray:
     """Return numbers as `[T]`, of several axes as `[A, T]`."""
-    if num_axes == 1 and all([type(part) is int for part in parts]):
+    if num_axes == 1 and all(isinstance(part, int) for part in parts):
         return np.array(parts, np.int64)
     arrays = [
         np.full((num_axes, 1), part) if isinstance(part, int) else np.atleast_2d(part)

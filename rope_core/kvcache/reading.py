@@ -10,13 +10,15 @@ from rope_core.kvcache.segment import Segment
 def key_segments(
     row: Row, group: KVGroup, group_number: int, length: int, least_index: int
 ) -> list[KeySegment]:
-    """Return the first `length` keys of a row, without pages that no query from `least_index` on
-    sees because of the window or the chunk.
+    """Return the first `length` keys of a row that queries may see.
+
+    Pages that no query from `least_index` on sees, because of the window or the chunk, are left
+    out.
 
     Raises:
         RolledPast: a page that such a query sees is gone.
     """
-    first_visible = group.first_visible(least_index) if group.is_windowed else None
+    first_visible = group.first_visible(least_index) if group.hides_old_keys else None
     keys = []
     place = 0
     for segment in row.segments:

@@ -80,8 +80,8 @@ def groups_per_row(group: KVGroup, max_tokens: int | None, page_tokens: int) -> 
     if max_tokens is None:
         return 0
     most = -(-max_tokens // page_tokens)
-    if not group.is_windowed:
+    if group.attention.window is None:
         return most
-    limits = [each for each in (group.attention.window, group.attention.chunk) if each is not None]
-    kept = min(limits) + group.rollback + LARGEST_PIECE
+    # what the last append has seen is kept until the next has run
+    kept = group.attention.window + group.rollback + 2 * LARGEST_PIECE
     return min(most, -(-kept // page_tokens) + 1)

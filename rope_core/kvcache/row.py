@@ -12,8 +12,9 @@ they are listed in the last one."""
 
 
 class Row:
-    """The tokens of a sequence that any layer has, as segments. The first layer to append a token
-    gives it its numbers; others follow.
+    """The tokens of a sequence that any layer has, as segments.
+
+    The first layer to append a token gives it its numbers; others follow.
 
     Args:
         num_axes: numbers of a position.
@@ -76,8 +77,10 @@ class Row:
         return np.concatenate(parts)
 
     def base_position_of(self, place: int) -> int | None:
-        """Return the base position of a token of the last segment that has one number on all axes,
-        else None."""
+        """Return the base position of a token, if it is the same on all axes.
+
+        None if not, or if the token is not in the last segment.
+        """
         segment = self.segments[-1]
         offset = place - self.num_tokens + segment.num_tokens
         if offset < 0 or segment.is_listed:
@@ -85,8 +88,7 @@ class Row:
         return segment.base + offset
 
     def position_of(self, place: int) -> int | None:
-        """Return the position of a token of the last segment that has one number on all axes,
-        else None."""
+        """Return the position of a token, if it is the same on all axes; else as above."""
         segment = self.segments[-1]
         offset = place - self.num_tokens + segment.num_tokens
         if offset < 0 or segment.is_listed or not segment.has_equal_shift:
@@ -108,8 +110,7 @@ class Row:
         return np.concatenate(parts, axis=1) if parts else np.empty((self.num_axes, 0), np.int64)
 
     def parts(self, start: int, stop: int) -> list[tuple[Segment, int, int]]:
-        """Return the segments that have places of [start, stop), each with the range of its tokens
-        in it."""
+        """Return the segments of places [start, stop), each with the range of its tokens."""
         if start >= stop:
             return []
         parts = []

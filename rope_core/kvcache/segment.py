@@ -67,8 +67,7 @@ class Segment:
         return len(shift) == 1 or shift.count(shift[0]) == len(shift)
 
     def base_positions(self, start: int, stop: int) -> IntArray:
-        """Return the base positions of tokens [start, stop), `[A, stop - start]`, not to be
-        changed."""
+        """Return the base positions of tokens [start, stop), `[A, stop - start]`: a view."""
         if self._listed is not None:
             return self._listed[:, start:stop]
         numbers = np.arange(self.base + start, self.base + stop)
@@ -105,9 +104,8 @@ class Segment:
     ) -> "Segment":
         """Return tokens [start, stop) as a segment of its own in the same pages; start < stop.
 
-        Args:
-            keep_tables: take over the tables that have no other pages, instead of copies. This
-                segment is not used any more then.
+        With `keep_tables` it takes over the tables that have no other pages, instead of copies;
+        this segment is not used any more then.
         """
         first = self.first_slot + start
         first_page, end_page = first // page_tokens, -(-(self.first_slot + stop) // page_tokens)
@@ -150,8 +148,10 @@ class Segment:
 
 
 def follows(second: Segment, first: Segment, page_tokens: int) -> bool:
-    """Tell whether a segment can be joined to the one before: in adjacent slots, with the same
-    shift, and with an index that goes on by one."""
+    """Tell whether a segment can be joined to the one before.
+
+    It is in the adjacent slots, has the same shift, and its index goes on by one.
+    """
     if second.shift != first.shift or second.index != first.index + first.num_tokens:
         return False
     if second.first_slot != first.end_slot % page_tokens:
@@ -161,11 +161,11 @@ def follows(second: Segment, first: Segment, page_tokens: int) -> bool:
         if after.gone:
             return False
         if second.first_slot == 0:
-            if before.num_pages != end_page:
-                return False
-        elif before.num_pages != end_page + 1 or not len(before.kept):
-            return False
-        elif not after.num_pages or before[end_page] != after[0]:
+            adjacent = before.num_pages == end_page
+        else:
+            has_both = before.num_pages == end_page + 1 > before.gone and after.num_pages > 0
+            adjacent = has_both and before[end_page] == after[0]
+        if not adjacent:
             return False
     return True
 

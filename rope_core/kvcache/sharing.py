@@ -96,6 +96,6 @@ def reorder(cache: "KVCache", rows: Sequence[int]) -> None:
         if dropped:
             pages = [segment.tables[group].kept for segment in dropped]
             holdings.release(group, np.concatenate(pages))
-    for of_layer in cache.layer_lengths:
+    for of_layer in (*cache.layer_lengths, *cache.append_starts):
         of_layer[:] = lengths
     holdings.settle()

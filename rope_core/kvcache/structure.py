@@ -33,7 +33,7 @@ def truncate(cache: "KVCache", lengths: Sequence[int]) -> None:
         if length < row.num_tokens:
             changed.append((row, parts_of(row, 0, length, keep_tables=True)))
     replace(cache, changed)
-    for of_layer in cache.layer_lengths:
+    for of_layer in (*cache.layer_lengths, *cache.append_starts):
         of_layer[:] = lengths
 
 
@@ -155,12 +155,9 @@ def parts_of(
 ) -> list[Segment]:
     """Return segments of the tokens at places [start, stop), for `replace`.
 
-    Tables of whole segments are taken over, not copied.
-
-    Args:
-        keep_tables: of parts of segments as well, where they have the same pages. No other part of
-            the segment is used then.
-        copy: copy all tables.
+    Tables of whole segments are taken over, not copied. With `keep_tables` those of parts of
+    segments as well, where they have the same pages: no other part of the segment is used then.
+    With `copy` all tables are copied.
     """
     return [
         segment.part(
@@ -235,7 +232,7 @@ def _only_in(
 
 def _set_lengths(cache: "KVCache") -> None:
     lengths = [row.num_tokens for row in cache.rows]
-    for of_layer in cache.layer_lengths:
+    for of_layer in (*cache.layer_lengths, *cache.append_starts):
         of_layer[:] = lengths
 
 

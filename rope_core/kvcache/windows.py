@@ -1,4 +1,4 @@
-"""Pages behind the window or the chunk of a group are freed."""
+"""Pages behind the window of a group are freed."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,25 +13,33 @@ if TYPE_CHECKING:
 
 
 def release_behind_window(cache: "KVCache", group_number: int, rows: Sequence[int]) -> None:
-    """Free pages of rows that lie wholly behind the window and the rollback of a group."""
+    """Free pages of rows that lie wholly behind the window and the rollback of a group.
+
+    What the queries of the last append of each layer see is kept, so that it can be repeated.
+    """
     group = cache.config.groups[group_number]
+    window = group.attention.window
+    if window is None:
+        return
     lengths = [cache.layer_lengths[layer] for layer in group.layers]
+    starts = [cache.append_starts[layer] for layer in group.layers]
     removed = []
     for number in rows:
         last = min([each[number] for each in lengths]) - 1 - group.rollback
+        last = min(last, *[each[number] for each in starts])
         if last >= 0:
             row = cache.rows[number]
-            first_visible = group.first_visible(row.index_of(last))
-            removed += _cut_behind(row, group_number, first_visible)
+            first_kept = row.index_of(last) - window + 1
+            removed += _cut_behind(row, group_number, first_kept)
     if removed:
         cache.holdings.release(group_number, np.concatenate(removed))
 
 
-def _cut_behind(row: Row, group_number: int, first_visible: int) -> list[PageGroups]:
-    """Let the pages of a row whose indices are all below `first_visible` be gone."""
+def _cut_behind(row: Row, group_number: int, first_kept: int) -> list[PageGroups]:
+    """Let the pages of a row whose indices are all below `first_kept` be gone."""
     removed = []
     for segment in row.segments:
-        behind = first_visible - segment.index
+        behind = first_kept - segment.index
         if behind <= 0:
             break
         table = segment.tables[group_number]

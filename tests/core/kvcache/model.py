@@ -87,12 +87,12 @@ class Memory:
                 if key in self.slots:
                     self.slots[to] = self.slots[key]
 
-    def run_layers(self, plans: Sequence[LayerPlan], numbers: Sequence[int]) -> None:
-        """Write tokens `numbers`, `[T]` of each plan."""
+    def run_layers(self, plans: Sequence[LayerPlan], tokens: Sequence[Sequence[int]]) -> None:
+        """Copy pages, and then write the tokens of each plan, `[plans][T]`."""
         for plan in plans:
             for copy in plan.copies:
                 self.copy_page(copy.pool, copy.source, copy.target)
-        for plan in plans:
+        for plan, numbers in zip(plans, tokens, strict=True):
             assert len(plan.slots) == len(numbers)
             assert len({*plan.slots.tolist()}) == len(numbers), "a slot is written twice"
             bases = np.atleast_2d(plan.base_positions).T.tolist()
@@ -148,7 +148,8 @@ class Model:
             layers, num_new=counts, num_queries=counts, rows=rows, positions=given
         )
         self.pending = [row.copy() for row in self.rows]
-        for layer, plan in zip(layers, pending.layers, strict=True):
+        tokens = []
+        for layer in layers:
             written = []
             start = 0
             for number, num_new in zip(rows, counts, strict=True):
@@ -165,7 +166,9 @@ class Model:
                     written.append(row.tokens[place].number)
                     row.lengths[layer] += 1
                 start += num_new
-            self.memory.run_layers([plan], written)
+            tokens.append(written)
+        self.memory.run_layers(pending.layers, tokens)
+        for plan in pending.layers:
             self.check_plan(plan, rows, self.pending)
         return pending
 
