@@ -1,6 +1,7 @@
 """Run plans on a device: copy pages, write keys and values, attend."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,8 +11,10 @@ from torch import Tensor
 from rope_core.errors import KernelFailed, KernelNotBuilt, NoBackend
 from rope_core.kvcache.compute import fused
 from rope_core.kvcache.compute.attend import attend_row, sinks_tensor
+from rope_core.kvcache.compute.checks import check_tensors
 from rope_core.kvcache.compute.compiled_attend import Batch, can_attend
 from rope_core.kvcache.compute.compiled_attend import name as COMPILED
+from rope_core.kvcache.compute.joining import joined_plan, joined_tensors
 from rope_core.kvcache.compute.moves import run_move
 from rope_core.kvcache.compute.page_memory import page_memory
 from rope_core.kvcache.compute.rotation import Queries
@@ -55,8 +58,11 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
     changed until the plans are committed, so it may run again after a failure.
 
     Raises:
+        ShapeError: a tensor does not fit its plan; nothing was written.
         NoBackend, KernelNotBuilt: as `rope_core.attention.run_attend`.
     """
+    for call in inputs:
+        check_tensors(call.plan, call.q, call.k, call.v)
     for call in inputs:
         for page_group in call.plan.clears:
             clear_page(call.plan.pool, page_group)
@@ -114,17 +120,52 @@ def _empty_output(call: LayerInput) -> LayerOutput:
 
 def _run_torch(inputs: Sequence[LayerInput], backend: str | None) -> list[LayerOutput]:
     """Write and attend by compiled code and operators of torch."""
-    for call in inputs:
+    alike: dict[Hashable, list[int]] = defaultdict(list)
+    for number, call in enumerate(inputs):
+        plan, has_tensors = call.plan, (call.q is None, call.k is None)
+        key = id(plan.pool), plan.layer_in_group, plan.group, plan.dtype, call.out_dtype
+        alike[(*key, *has_tensors)].append(number)
+    together = [_joined([inputs[number] for number in same]) for same in alike.values()]
+    for call in together:
         if call.k is not None and call.v is not None:
             write_tokens(call.plan, page_memory(call.plan.pool), call.k, call.v)
     batches: Batches = {}
-    outputs = [
+    answers = [
         LayerOutput() if call.q is None else _attend(call, call.q, backend, batches)
-        for call in inputs
+        for call in together
     ]
     for batch in batches.values():
         batch.run()
+    outputs = [LayerOutput()] * len(inputs)
+    for same, answer in zip(alike.values(), answers, strict=True):
+        for number, output in zip(same, _split([inputs[i] for i in same], answer), strict=True):
+            outputs[number] = output
     return outputs
+
+
+def _joined(calls: list[LayerInput]) -> LayerInput:
+    """Return a call with the tokens of all calls."""
+    if len(calls) == 1:
+        return calls[0]
+    return LayerInput(
+        joined_plan([call.plan for call in calls]),
+        joined_tensors([call.q for call in calls]),
+        joined_tensors([call.k for call in calls]),
+        joined_tensors([call.v for call in calls]),
+        calls[0].out_dtype,
+        any(call.return_lse for call in calls),
+    )
+
+
+def _split(calls: list[LayerInput], answer: LayerOutput) -> Iterator[LayerOutput]:
+    """Yield the answer of each call of a joined one."""
+    if len(calls) == 1 or answer.out is None:
+        yield from [answer] * len(calls)
+        return
+    lengths = [0 if call.q is None else len(call.q) for call in calls]
+    lses = [None] * len(calls) if answer.lse is None else torch.split(answer.lse, lengths)
+    for call, out, lse in zip(calls, torch.split(answer.out, lengths), lses, strict=True):
+        yield LayerOutput(out, lse if call.return_lse else None, answer.backend)
 
 
 def _attend(call: LayerInput, q: Tensor, backend: str | None, batches: Batches) -> LayerOutput:
@@ -144,14 +185,14 @@ def _attend(call: LayerInput, q: Tensor, backend: str | None, batches: Batches) 
         start = rows.stop
         if not row.num_queries:
             continue
-        answer = (out, lse) if len(plan.rows) == 1 else (out[rows], lse[rows])
         if backend is None and q.is_cpu and can_attend(plan, row):
             if (batch := batches.get(key)) is None:
                 batch = batches[key] = Batch(plan, memory, out_dtype, sinks)
-            batch.add(plan, row, queries, rows, *answer)
+            batch.add(plan, row, queries, rows, out, lse)
             name = COMPILED
         else:
-            name = attend_row(plan, memory, row, queries, rows, *answer, sinks, backend) or name
+            part = out[rows], lse[rows]
+            name = attend_row(plan, memory, row, queries, rows, *part, sinks, backend) or name
     return LayerOutput(out, lse if call.return_lse else None, name)
 
 

@@ -38,6 +38,7 @@ class Case(NamedTuple):
     out_float32: bool = False
     group: int = 4
     candidate: str | None = None
+    segmented: bool = False
 
     def __str__(self):
         return " ".join(f"{name}={value}" for name, value in self._asdict().items() if value)
@@ -63,6 +64,8 @@ def launches(case, lengths_q, lengths_k, sinks=None, **config):
     pages = case.page_size and (keys // case.page_size, kv_heads, case.page_size)
     index = empty(tokens, dtype=torch.int64), empty(keys, dtype=torch.int64)
     starts = empty(len(lengths_q) + 1, dtype=torch.int32)
+    table = empty(len(lengths_q), 999, dtype=torch.int32)
+    firsts = [0] * len(lengths_q)
     launched, launch_all = [], attention.launch_all
     attention.launch_all = launched.extend
     attention.attend(
@@ -77,7 +80,8 @@ def launches(case, lengths_q, lengths_k, sinks=None, **config):
         sinks=sinks,
         mask=case.mask and empty(1, 1, tokens, keys, dtype=case.mask),
         index=index if case.indexed else None,
-        block_table=empty(len(lengths_q), 999, dtype=torch.int32) if pages else None,
+        block_table=table if pages else None,
+        segments=(table, lengths_k, firsts) if case.segmented else None,
         tiles=case.tiles(),
     )
     attention.launch_all = launch_all
@@ -129,6 +133,9 @@ SUITE = [
     Case(100, "prefill", BF16, 64, 64),
     Case(90, "decode", BF16, 128, 128),
     Case(90, "decode", BF16, 128, 128, 16),
+    Case(90, "decode", BF16, 128, 128, 64, segmented=True),
+    Case(100, "append", BF16, 128, 128, 64, segmented=True),
+    Case(90, "prefill", BF16, 128, 128, 64, segmented=True),
     Case(90, "decode", FLOAT32, 128, 128),
     Case(90, "prefill", FLOAT32, 128, 128),
     Case(90, "merge", BF16, 128, 128),

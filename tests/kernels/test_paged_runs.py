@@ -103,7 +103,8 @@ def test_the_other_rows_change_no_bit():
             k, v = (randn(n, 2, 16, seed=10 * i + m, dtype=torch.bfloat16) for m in (1, 2))
             append(row, k, v, torch.arange(n))
         q = randn(3, 4, 16, seed=50 + i, dtype=torch.bfloat16)
-        plan = layer_plan(group, pages, [attend_plan(row, 3, torch.arange(60, 63))])
+        rows = [attend_plan(row, 3, torch.arange(60, 63))]
+        plan = layer_plan(group, pages, rows, dtype=torch.bfloat16)
         calls.append(LayerInput(plan, q))
     together = run_layers(calls, "fused")
     for call, answer in zip(calls, together, strict=True):

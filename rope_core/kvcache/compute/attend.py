@@ -15,6 +15,12 @@ from rope_core.kvcache.plan import LayerPlan, RowPlan
 QUERY_BLOCK = 256
 """Queries that attend together: their scores and parts stay small."""
 
+MAX_WIDE_ROWS = 64
+"""Most queries times heads of a group whose keys of half precision are attended to in float32."""
+
+HALF_PART_PLACES = 8192
+"""Places of a part where keys are attended to in half precision: each part is rounded."""
+
 MERGE_ELEMENTS = 2**22
 """Elements of parts that are kept before they are merged: 16 MiB."""
 
@@ -46,25 +52,27 @@ def attend_row(
     config = plan.group.attention
     rotated = {segment.shift: queries.rotated(rows, segment.shift) for segment in row.segments}
     shape, device, name = plan.pool.shape, out.device, ""
+    is_wide = row.num_queries * plan.group.num_heads <= MAX_WIDE_ROWS * shape.num_kv_heads
+    dtype = torch.float32 if is_wide else shape.dtype
+    part_places = PART_PLACES if dtype is torch.float32 else HALF_PART_PLACES
+    num_keys = min(part_places, max((segment.num_keys for segment in row.segments), default=0))
     buffers = (
-        torch.empty(shape.num_kv_heads, PART_PLACES, shape.head_dim, device=device),
-        torch.empty(shape.num_kv_heads, PART_PLACES, shape.value_dim, device=device),
+        torch.empty(shape.num_kv_heads, num_keys, shape.head_dim, dtype=dtype, device=device),
+        torch.empty(shape.num_kv_heads, num_keys, shape.value_dim, dtype=dtype, device=device),
     )
     index = torch.from_numpy(np.array(row.q_index)).to(device)
     for start in range(0, row.num_queries, QUERY_BLOCK):
         block = slice(start, min(start + QUERY_BLOCK, row.num_queries))
         low, high = map(int, index[block].aminmax())
-        mask = None if row.tail_mask is None else row.tail_mask[block]
+        mask = None if row.tail_mask is None else row.tail_mask[block].to(device)
         parts = PartSum(out[block])
-        for piece in pieces(row, low, high, config):
+        for piece in pieces(row, low, high, config, part_places):
             visible = None
             if not piece.all_visible:
-                visible = visible_keys(
-                    piece, index[block], mask, row.num_keys, plan.group.attention
-                )
+                visible = visible_keys(piece, index[block], mask, row.num_keys, config)
             k, v = gather(memory, piece, plan.layer_in_group, buffers)
             work = AttentionWork(
-                rotated[piece.segment.shift][None, block].float(),
+                rotated[piece.segment.shift][None, block].to(dtype),
                 k,
                 v,
                 piece_config(config),
@@ -85,7 +93,7 @@ def attend_row(
 def gather(
     memory: PageMemory, piece: Piece, layer: int, buffers: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Copy the keys of a piece into the buffers, in float32: views `[1, keys, Hkv, D]`."""
+    """Copy the keys of a piece into the buffers: views `[1, keys, Hkv, D]`."""
     segment, page_tokens = piece.segment, memory.page_tokens
     for pages, buffer in zip((memory.keys, memory.values), buffers, strict=True):
         key = piece.start
@@ -121,8 +129,9 @@ class PartSum:
             return zeros, torch.full(self._shape[:-1], -torch.inf, device=self._device)
         if len(self._parts) == 1:
             return self._parts[0]
-        outs, lses = (torch.stack(parts) for parts in zip(*self._parts, strict=True))
-        out, lse = eager.run(MergeWork(outs, lses))
+        outs, lses = zip(*self._parts, strict=True)
+        work = MergeWork(torch.stack([out.float() for out in outs]), torch.stack(lses))
+        out, lse = eager.run(work)
         return out, lse
 
 

@@ -73,37 +73,40 @@ class Batch:
             row: its segments and queries.
             queries: of the plan.
             rows: those of the row.
-            out: `[n, H, Dv]`, contiguous.
-            lse: float32 `[n, H]`, contiguous.
+            out: `[Tq, H, Dv]`, contiguous, of all queries of the plan.
+            lse: float32 `[Tq, H]`, contiguous.
         """
         mask_numbers = 0, 0, 0
         if row.tail_mask is not None:
             mask = row.tail_mask.contiguous()
             mask_numbers = mask.data_ptr(), mask.stride(0), mask.shape[1]
             self.kept.append(mask)
-        index, num_keys = row.q_index, 0
+        index, num_keys, heads = row.q_index, 0, out.shape[1]
+        width, head_dim = heads * out.shape[2], plan.group.head_dim
         self.kept += out, lse
         self.numbers.extend(
             (
-                *(row.num_queries, out.data_ptr(), lse.data_ptr()),
+                row.num_queries,
+                out.data_ptr() + rows.start * width * out.element_size(),
+                lse.data_ptr() + rows.start * heads * lse.element_size(),
                 *(*mask_numbers, row.num_keys, len(row.segments)),
                 *(index if isinstance(index, range) else index.tolist()),
             )
         )
         for segment in row.segments:
-            q, pages = queries.rotated(rows, segment.shift), segment.page_groups
+            (q, first), pages = queries.find(rows, segment.shift), segment.page_groups
+            address = q.data_ptr() + first * heads * head_dim * q.element_size()
             self.kept.append(q)
             num_keys += segment.num_keys
             self.numbers.extend(
                 (
-                    *(q.data_ptr(), segment.first_slot, segment.num_keys),
+                    *(address, segment.first_slot, segment.num_keys),
                     *(segment.first_place, segment.first_index, len(pages)),
                 )
             )
             self.numbers.frombytes(np.add(pages, plan.layer_in_group, dtype=np.int64).tobytes())
         self.num_rows += 1
-        width = out.shape[1] * (plan.group.head_dim + plan.group.value_dim)
-        self.num_products += row.num_queries * num_keys * width
+        self.num_products += row.num_queries * num_keys * (width + heads * head_dim)
 
     def run(self) -> None:
         """Attend, and write every element of out and lse of all rows."""

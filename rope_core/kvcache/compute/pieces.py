@@ -51,8 +51,18 @@ def visible_range(low: int, high: int, config: AttentionConfig) -> VisibleRange:
     return visible
 
 
-def pieces(row: RowPlan, low: int, high: int, config: AttentionConfig) -> Iterator[Piece]:
-    """Yield the pieces that queries of an index from `low` to `high` see, in order."""
+def pieces(
+    row: RowPlan,
+    low: int,
+    high: int,
+    config: AttentionConfig,
+    part_places: int = PART_PLACES,
+) -> Iterator[Piece]:
+    """Yield the pieces that queries of an index from `low` to `high` see, in order.
+
+    A piece ends where the place in the row is a multiple of `part_places`, and where keys begin or
+    end that every query sees by its index.
+    """
     visible = visible_range(low, high, config)
     masked_from = row.num_keys
     if row.tail_mask is not None:
@@ -62,7 +72,10 @@ def pieces(row: RowPlan, low: int, high: int, config: AttentionConfig) -> Iterat
         start = max(0, visible.first - index)
         end = min(segment.num_keys, visible.last - index + 1)
         while start < end:
-            stop = min(end, ((place + start) // PART_PLACES + 1) * PART_PLACES - place)
+            stop = min(end, ((place + start) // part_places + 1) * part_places - place)
+            for edge in (visible.inner_first - index, visible.inner_last + 1 - index):
+                if start < edge < stop and visible.inner_first <= visible.inner_last:
+                    stop = edge
             all_visible = (
                 visible.inner_first <= index + start
                 and index + stop - 1 <= visible.inner_last

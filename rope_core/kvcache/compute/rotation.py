@@ -121,14 +121,18 @@ class Queries:
 
     def rotated(self, rows: slice, shift: tuple[int, ...]) -> Tensor:
         """Return the queries of a row `[n, H, D]`, contiguous, for keys with this shift."""
+        tensor, first = self.find(rows, shift)
+        return tensor[first : first + rows.stop - rows.start]
+
+    def find(self, rows: slice, shift: tuple[int, ...]) -> tuple[Tensor, int]:
+        """Return a contiguous tensor that has these queries, and the number of the first."""
         if self._rope is None:
-            return self._q[rows]
+            return self._q, rows.start
         if not self._is_shared:
-            return self._rotate(rows, shift)
+            return self._rotate(rows, shift), 0
         if shift not in self._rotated:
             self._rotated[shift] = self._rotate(slice(0, len(self._q)), shift)
-        whole = self._rotated[shift]
-        return whole if len(whole) == rows.stop - rows.start else whole[rows]
+        return self._rotated[shift], rows.start
 
     def _rotate(self, rows: slice, shift: tuple[int, ...]) -> Tensor:
         rope = self._rope

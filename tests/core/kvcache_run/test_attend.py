@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rope_core import RopeConfig
+from rope_core import RopeConfig, ShapeError
 from rope_core.kvcache.run import LayerInput, run_layers
 from tests.core.kvcache_run.build import Row, append, attend_plan, group_of, layer_plan, pages_of
 
@@ -216,3 +216,27 @@ def test_nan_that_is_hidden_stays_hidden_and_nan_that_is_seen_shows():
         (answer,) = run_layers([LayerInput(plan, q)])
         assert answer.out[:-1].isfinite().all()
         assert answer.out[-1].isnan().all()
+
+
+def test_tensors_that_do_not_fit_their_plan():
+    group = group_of(ROPE, value_dim=8)
+    row = Row(pages_of(group, torch.float32), group, torch.float32)
+    row.open_segment()
+    part = row.plan(
+        slots=row.take_slots(2),
+        base=torch.arange(2),
+        num_queries=2,
+        q_positions=torch.arange(2),
+        q_index=range(2),
+    )
+    plan = layer_plan(group, row.pages, [part])
+    q, k, v = randn(2, 4, 16), randn(2, 2, 16), randn(2, 2, 8)
+    wrong = [
+        (q, k, v[:1]), (q, k[..., :8], v), (q[:1], k, v), (q, k, v.half()), (q, None, None),
+        (q, k, None), (None, k, v), (q.double(), k, v),
+    ]  # fmt: skip
+    for tensors in wrong:
+        with pytest.raises(ShapeError):
+            run_layers([LayerInput(plan, *tensors)])
+    assert row.pages.keys.isnan().all()
+    assert run_layers([LayerInput(plan, q, k, v)])[0].out.isfinite().all()

@@ -207,3 +207,22 @@ def test_a_page_is_copied_before_anything_is_written():
     assert torch.equal(new[:, :, :5], before[:, :, :5])
     assert new[1, :, 5].isfinite().all()
     assert new[0, :, 5].isnan().all()
+
+
+def test_threads_change_no_bit():
+    group = group_of(ROPES["half"], heads=16, kv_heads=4, head_dim=32)
+    row = Row(pages_of(group, torch.float32, 64, num_groups=130), group, torch.float32)
+    row.open_segment()
+    append(row, randn(8_200, 4, 32), randn(8_200, 4, 32, seed=1), torch.arange(8_200))
+    plan = attend_plan(row, 8, torch.arange(8_192, 8_200))
+    call = LayerInput(layer_plan(group, row.pages, [plan]), randn(8, 16, 32, seed=2))
+    num_threads, answers = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            answers += run_layers([call])
+    finally:
+        torch.set_num_threads(num_threads)
+    if answers[0].backend == "compiled":
+        assert torch.equal(answers[0].out, answers[1].out)
+    assert off(answers[0].out, answers[1].out.double()) <= 1e-6
