@@ -160,6 +160,13 @@ ROWS: tuple[Row, ...] = (
         protocols=("/v1", "/v2"),
     ),
     Row(
+        common.UpgradeRequired,
+        "The route is a WebSocket, and the request does not ask for one.",
+        "Open it with a WebSocket client (docs/sessions-stream.md).",
+        make=lambda: common.UpgradeRequired("this route is a WebSocket: ask for the upgrade"),
+        protocols=("/v1",),
+    ),
+    Row(
         common.SlowRequest,
         "The header took longer than ROPE_HEADER_TIMEOUT_S, or the body is slower than "
         "ROPE_MIN_BODY_RATE.",

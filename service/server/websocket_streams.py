@@ -80,6 +80,7 @@ class WebSocketStreams:
         service.gate.authorize(header.path, authorization)
         if handler is None:
             raise SessionsOff
+        handler.check_on()
         if self._lifecycle.ending:
             raise ShuttingDown
         headers = dict(header.fields)

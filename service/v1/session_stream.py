@@ -57,6 +57,13 @@ _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 class SessionOperations(Protocol):
     """What streams need of `SessionHandler`."""
 
+    def check_on(self) -> None:
+        """Check that clients may have sessions.
+
+        Raises:
+            SessionsOff: they may not.
+        """
+
     def find(self, session_id: str, tenant: Tenant) -> object:
         """Return a live session, without renewing its lease.
 

@@ -36,6 +36,9 @@ class FakeSessions:
     def release(self, session_id: str) -> None:
         self._held.pop(session_id).set()
 
+    def check_on(self) -> None:
+        """Sessions are on."""
+
     def find(self, session_id: str, _: Tenant) -> str:
         if session_id == "gone":
             raise SessionGone("expired")
