@@ -13,6 +13,7 @@ import torch
 import rope_core.errors as core
 import service.errors as common
 import service.oip.errors as oip
+import service.sessions.errors as sessions
 from service.asgi.problems import problem_for
 from service.batching.admission import Admission, Charge
 from service.lifecycle import Lifecycle
@@ -406,6 +407,99 @@ ROWS: tuple[Row, ...] = (
         "The operator has not turned system shared memory on.",
         "Set ROPE_SHARED_MEMORY_PREFIX (docs/settings.md), or send the tensors in the request.",
         make=oip.SharedMemoryOff,
+    ),
+    Row(
+        sessions.SessionsOff,
+        "The operator has turned sessions off, or other hosts reach the service without keys.",
+        "Set ROPE_SESSIONS, or ROPE_KEYS_FILE (docs/settings.md).",
+        make=sessions.SessionsOff,
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.NoSession,
+        "No session has ever had the id, or it is another tenant's.",
+        "Create a session, and use the id of its answer.",
+        make=sessions.NoSession,
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.SessionGone,
+        "The session has ended; `reason` tells why.",
+        "Create another session, and append the tokens again.",
+        make=lambda: sessions.SessionGone("expired"),
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.SessionConflict,
+        "The session has another length or generation than the request expects.",
+        "Read `length` and `generation`, and go on from there.",
+        make=lambda: sessions.SessionConflict(
+            "the session has other lengths than expected: [4], not [3]", length=[4], generation=0
+        ),
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.LayersDiffer,
+        "The operation needs layers of one length, and `lengths` are different.",
+        "Append to the shorter layers, or truncate.",
+        make=lambda: sessions.LayersDiffer("all layers must have one length"),
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.RolledPast,
+        "The operation needs tokens behind the window, which are no longer kept.",
+        "Create the session with a larger `rollback`.",
+        make=lambda: sessions.RolledPast("tokens behind the window are no longer kept"),
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.NameTaken,
+        "Another session of the tenant has the name.",
+        "Use another name, or delete that session.",
+        make=lambda: sessions.NameTaken("another session has the name prompt"),
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.SessionTooLong,
+        "A row would be longer than `max_tokens`, or a reservation larger than all memory.",
+        "Create the session with more `max_tokens`, or evict tokens.",
+        make=lambda: sessions.SessionTooLong("row 0 would have 9 tokens, more than max_tokens 8"),
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.WrongOwner,
+        "The request reached another process than the one that has the session.",
+        "Route by the id; X-Session-Owner names the process.",
+        make=lambda: sessions.WrongOwner("1"),
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.Frozen,
+        "The session is a snapshot.",
+        "Fork it, and change the fork.",
+        make=sessions.Frozen,
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.SessionQuota,
+        "The tenant has as many sessions, bytes or pins as it may have.",
+        "Delete sessions, or let the operator raise the limit.",
+        make=lambda: sessions.SessionQuota("the tenant may have 1,024 sessions, and has 1,024"),
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.NoKVMemory,
+        "Too little memory is free for a new session.",
+        "Send the request to another replica, or again after Retry-After; reserve less.",
+        make=lambda: sessions.NoKVMemory(2**30, 2**20),
+        protocols=("/v1",),
+    ),
+    Row(
+        sessions.KVMemoryFull,
+        "Too little memory is free for the session to grow, which is unchanged.",
+        "Delete sessions, or create sessions with `max_tokens`, which reserves memory.",
+        make=lambda: sessions.KVMemoryFull(2**30, 2**20),
+        protocols=("/v1",),
     ),
 )
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 import rope_core
 import service.errors
 import service.oip.errors
+import service.sessions.errors
 from docs.error_examples import ROWS, Example
 from docs.generate import (
     ERROR_EXAMPLES,
@@ -162,10 +163,20 @@ def test_the_library_exports_what_its_package_imports():
 def error_classes() -> set[type[Exception]]:
     """Return the classes of errors with a status of their own."""
     bases = (rope_core.errors.RopeError, service.errors.ServiceError, service.errors.ClientLeft)
-    same_status = (service.errors.MissingTensor, service.errors.ConflictingTensors)
+    same_status = (
+        service.errors.MissingTensor,
+        service.errors.ConflictingTensors,
+        service.sessions.errors.OperationTimedOut,
+        service.sessions.errors.SessionError,
+    )
     return {
         member
-        for module in (rope_core.errors, service.errors, service.oip.errors)
+        for module in (
+            rope_core.errors,
+            service.errors,
+            service.oip.errors,
+            service.sessions.errors,
+        )
         for member in vars(module).values()
         if isinstance(member, type) and issubclass(member, Exception)
     }.difference(bases, same_status)

@@ -100,8 +100,9 @@ class Problem:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the document as a JSON object."""
-        document = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {**document, **document.pop("members")}
+        document: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        members = document.pop("members")
+        return document | members
 
 
 class ErrorAnswer(NamedTuple):

@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from service.oip.openapi import document as oip
 from service.v1 import openapi as v1
+from service.v1 import session_openapi as sessions
 
 DESCRIPTION = """Rotary position embedding (RoPE) and attention as a service.
 
@@ -20,6 +21,10 @@ over gRPC has its own port."""
 
 TAGS = (
     {"name": v1.TAG, "description": "Compute: rotation, attention, positions, configs."},
+    {
+        "name": sessions.TAG,
+        "description": "Keys and values that the service keeps between requests.",
+    },
     {"name": "catalogue", "description": "What the service knows: models, variants, builders."},
     {"name": "status", "description": "Health, metrics, versions."},
     {
@@ -62,7 +67,7 @@ def add_api_docs(app: FastAPI) -> None:
     """Describe all routes in the document of an application, and add the page."""
     describe = app.openapi  # has the routes that FastAPI knows
     app.openapi = cache(  # type: ignore[method-assign]
-        lambda: _sorted(oip.describe(v1.describe(describe())))
+        lambda: _sorted(oip.describe(sessions.describe(v1.describe(describe()))))
     )
 
     @app.get("/docs", include_in_schema=False)

@@ -14,6 +14,7 @@ from service.endpoints.catalog import list_variants
 from service.endpoints.params import MODEL_PARAMS
 from service.endpoints.rope_params import FORMS, ROPES
 from service.endpoints.table import ENDPOINTS, Endpoint
+from service.sessions.errors import SessionError
 from service.v1.diagnosis_schemas import CompareAnswer, DiagnoseAnswer
 from service.v1.error_examples import error_examples
 from service.v1.schemas import (
@@ -103,6 +104,8 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
         defaults = remove_defaults(schema.get("properties", {}))
         if name.endswith("Request") or name in form_names:
             _append_defaults(schema["properties"], defaults)
+    del schemas["Problem"]["properties"]["members"]  # they are members of the document itself
+    schemas["Problem"]["additionalProperties"] = True
     schemas["Rope"]["properties"] |= _variant_parameters()
     schemas["Rope"]["additionalProperties"] = False
     document["components"]["schemas"] |= schemas
@@ -208,11 +211,11 @@ def _query_parameters(endpoint: Endpoint[Any], request: dict[str, Any]) -> list[
 
 def _operation(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, Any]:
     title = _title(endpoint)
-    request = _content(ref(f"{title}Request"))
+    request = content_of(ref(f"{title}Request"))
     request[json_codec.media_type]["examples"] = {
         name: {"value": value} for name, value in EXAMPLES[endpoint.path].items()
     }
-    statuses = sorted({status.value for status, _ in PROBLEMS.values()})
+    statuses = sorted({PROBLEMS[error][0].value for error in _errors(of_sessions=False)})
     return {
         "tags": [TAG],
         "operationId": endpoint.path.rpartition("/")[2],
@@ -224,14 +227,25 @@ def _operation(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, An
         ],
         "requestBody": {"required": True, "content": request},
         "responses": {
-            "200": {"description": "The answer", "content": _content(ref(f"{title}Answer"))},
-            **{str(status): _problems(status) for status in statuses},
+            "200": {"description": "The answer", "content": content_of(ref(f"{title}Answer"))},
+            **{str(status): problems_of(status, of_sessions=False) for status in statuses},
         },
     }
 
 
-def _problems(status: int) -> dict[str, Any]:
-    errors = [error for error, (each, _) in PROBLEMS.items() if each == status]
+def _errors(*, of_sessions: bool) -> list[type[Exception]]:
+    """Return the errors that a route may answer; all of them if it is one of sessions."""
+    return [error for error in PROBLEMS if of_sessions or not issubclass(error, SessionError)]
+
+
+def problems_of(status: int, *, of_sessions: bool) -> dict[str, Any]:
+    """Return the description of a refusal.
+
+    Args:
+        status: of the answer.
+        of_sessions: whether the route is one of sessions.
+    """
+    errors = [error for error in _errors(of_sessions=of_sessions) if PROBLEMS[error][0] == status]
     examples = error_examples(errors, "/v1", lambda error: asdict(problem_for(error)))
     content = {"schema": ref("Problem"), "examples": examples}
     return {
@@ -240,7 +254,8 @@ def _problems(status: int) -> dict[str, Any]:
     }
 
 
-def _content(schema: dict[str, Any]) -> dict[str, Any]:
+def content_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of a body in any format."""
     binary = {
         "type": "string",
         "format": "binary",

@@ -25,6 +25,7 @@ from service.oip.infer.models import MODELS, VERSION, Model
 from service.oip.openapi import schemas
 from service.oip.openapi.schemas import title
 from service.oip.types import Refusal
+from service.v1.error_examples import EXAMPLES as ERROR_EXAMPLES
 from service.v1.error_examples import error_examples
 from service.v1.openapi import HEADERS, REF_TEMPLATE, header, json_content, ref, remove_defaults
 
@@ -44,7 +45,7 @@ _PATH_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
     "region": ({"type": "string"}, "Name of the region, which the client chooses."),
 }
 _INFER_ERRORS = (
-    *PROBLEMS,
+    *(error for error in PROBLEMS if "/v2" in ERROR_EXAMPLES[error.__name__]),
     *(UnknownModel, SharedMemoryOff, UnknownRegion, BadRegion, TensorTooLarge),
 )
 _INFER_TEXT = (
