@@ -150,7 +150,7 @@ class ListService:
         if isinstance(number, int):
             return [number] * count
         if len(number) != count:
-            raise Refused(422)
+            raise Refused(422, also=("session_conflict",))
         return [*number]
 
     def _guard(self, session: ListSession, params: dict[str, Any]) -> None:

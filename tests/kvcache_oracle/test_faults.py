@@ -126,7 +126,7 @@ def test_a_run_may_be_repeated() -> None:
     assert all(map(torch.equal, look(cache), look(other)))
 
 
-def test_a_failure_in_the_middle_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_in_the_middle_of_a_run() -> None:
     """Of two caches in one run the second is broken; the first can be run again alone."""
     arena = arena_of(64)
     good, bad = filled(arena, 5), filled(arena, 5)

@@ -1,6 +1,7 @@
 """The WebSocket of a session: order, guards, failures that end nothing, refused handshakes."""
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -146,7 +147,7 @@ def test_refused_handshakes(two_tenants: str, remote: Remote, session: str) -> N
         (f"/v1/sessions/{session}/stream", {"origin": "https://elsewhere.example"}, 403),
     ):
         with pytest.raises(InvalidStatus) as caught:
-            opened(two_tenants, path, **options).close()
+            opened(two_tenants, path, **options).__enter__()
         assert caught.value.response.status_code == status, (path, options)
 
 
@@ -167,9 +168,9 @@ def test_a_client_that_dies_loses_nothing_that_was_done(
 ) -> None:
     """A step is sent and its socket cut; the step is repeated, and done once."""
     guard = {"layer": 0, "expected_length": 5, "expected_generation": 0}
-    stream = opened(two_tenants, f"/v1/sessions/{session}/stream")
-    stream.send(frame("step", 1, tokens(1, 1), **guard))
-    stream.socket.close()
+    with opened(two_tenants, f"/v1/sessions/{session}/stream") as stream:
+        stream.send(frame("step", 1, tokens(1, 1), **guard))
+        stream.socket.shutdown(socket.SHUT_RDWR)
     reply = remote.call(session, "step", guard, tokens(1, 1))
     assert (reply.status, reply.params["length"]) == (200, [6])
     assert remote.document(session)["lengths"] == [[6], [5]]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -25,16 +25,18 @@ class WebSocketDriver(HttpDriver):
         self.headers = headers
         self.streams: dict[str, ClientConnection] = {}
         self.seq = 0
+        self.opened = ExitStack()
 
     def stream(self, path: str) -> ClientConnection:
         if path not in self.streams:
-            self.streams[path] = connect(
+            opening = connect(
                 self.url + path,
                 subprotocols=["rope.session.v1"],  # type: ignore[list-item]
                 additional_headers=self.headers,
                 compression=None,
                 max_size=None,
             )
+            self.streams[path] = self.opened.enter_context(opening)
             assert self.streams[path].subprotocol == "rope.session.v1"
         return self.streams[path]
 
@@ -93,8 +95,7 @@ class WebSocketDriver(HttpDriver):
             del self.streams[path]
 
     def close(self) -> None:
-        for stream in self.streams.values():
-            stream.close()
+        self.opened.close()
 
 
 @contextmanager
