@@ -43,7 +43,7 @@ class TokenClock(BaseStreamer):
     def ms_per_token(self) -> float:
         """Time of a token after the first one, which is that of the prompt."""
         first, last = self.times_s[1], self.times_s[-1]
-        return (last - first) / (len(self.times_s) - 2) * 1e3
+        return (last - first) / max(1, len(self.times_s) - 2) * 1e3
 
 
 def random_model() -> PreTrainedModel:

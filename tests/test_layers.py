@@ -64,6 +64,10 @@ service.v1
 service.asgi.body
 service.sessions.build
 service.sessions.handler
+service.sessions.transfer.importing
+service.sessions.transfer.manifest
+service.sessions.transfer.exporting
+service.sessions.transfer
 service.sessions.step_many
 service.sessions.operations.attach service.sessions.operations.create
 service.sessions.operations.truncate service.sessions.operations.places
@@ -123,6 +127,8 @@ rope_core.kvcache
 rope_core.functional rope_core.comparison.parameter_differences
 rope_core.differentiable rope_core.sources
 rope_core.reference rope_core.attention rope_core.merge rope_core.accuracy
+rope_core.kvcache.transfer.exporting
+rope_core.kvcache.transfer
 rope_core.kvcache.run
 rope_core.kvcache.compute
 rope_core.kvcache

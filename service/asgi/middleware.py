@@ -68,6 +68,8 @@ class RequestMiddleware:
                 event["headers"] = [*event.get("headers", ()), id_header]
                 if self.lifecycle.ending:
                     event["headers"].append((b"connection", b"close"))
+                    if path.startswith(paths.PREFIX):
+                        event["headers"].append((b"x-session-export", b"possible"))
             await send(event)
 
         app = self.hot.get(path) if scope["method"] == "POST" else None

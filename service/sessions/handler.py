@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from rope_core import ConfigError
+from rope_core.kvcache.cache import KVCache
 from rope_core.kvcache.errors import KVCacheError
 from service.access.tenant import Tenant
 from service.inference.handler import RequestContext
@@ -26,15 +27,22 @@ from service.sessions.operations.reorder import REORDER
 from service.sessions.operations.select_tail import SELECT_TAIL
 from service.sessions.operations.token_request import APPEND, ATTEND, STEP
 from service.sessions.operations.truncate import TRUNCATE
-from service.sessions.session import Session
+from service.sessions.session import Session, SessionOptions
+from service.sessions.transfer.exporting import SessionExport, begin_export
+from service.sessions.transfer.importing import ImportedBody
+from service.sessions.transfer.manifest import read_manifest
+from service.sessions.transfer.query import ExportQuery
 from service.sessions.translate import translate
 from service.wire import Message
+from service.wire.safetensors_codec import Header
 
 __all__ = ["SessionAnswer", "SessionHandler"]
 
 Operation = Callable[[SessionCall], Awaitable[SessionAnswer]]
 
 _TOKENS = {"step": STEP, "append": APPEND, "attend": ATTEND}
+
+_NO_MESSAGE = Message({})
 
 OPERATIONS: dict[str, Operation] = {
     **{name: partial(tokens.run, kind=kind) for name, kind in _TOKENS.items()},
@@ -162,6 +170,78 @@ class SessionHandler:
         session = self.services.registry.find(session_id, context.tenant)
         call = SessionCall(self.services, session, message, context, 1)
         return await self._once_forked(call, options)
+
+    async def export(
+        self, session_id: str, query: ExportQuery, context: RequestContext
+    ) -> SessionExport:
+        """Return the export of a session, which the caller closes.
+
+        Raises:
+            SessionError, ServiceError, RopeError: there is nothing to close.
+        """
+        self.check_on()
+        session = self.services.registry.find(session_id, context.tenant)
+        call = SessionCall(self.services, session, _NO_MESSAGE, context, 1)
+        return await begin_export(call, query)
+
+    async def begin_import(self, header: Header, context: RequestContext) -> ImportedBody:
+        """Return what takes the body of an import.
+
+        Raises:
+            ServiceError, RopeError: the header is none of an import.
+        """
+        self.check_on()
+        self.services.registry.is_draining = self._lifecycle.ending
+        inference = self.services.inference
+        return ImportedBody(
+            await inference.to_thread(
+                context.deadline, read_manifest, header, inference.rope_resolver
+            )
+        )
+
+    async def allocate_import(
+        self, body: ImportedBody, options: SessionOptions, context: RequestContext
+    ) -> KVCache:
+        """Return the cache of an import whose positions and segments are there.
+
+        Until `end_import`, nobody sees it. The caller calls `registry.drop_import` in any case.
+
+        Raises:
+            SessionError, ServiceError, RopeError: there is nothing to drop.
+        """
+        arena = await self.services.get_arena(context)
+        rows, owner = body.rows(), context.tenant.name
+        try:
+            return self.services.registry.begin_import(
+                context.tenant, lambda: body.make_cache(rows, arena, owner), options
+            )
+        except KVCacheError as error:
+            raise translate(error, None, creates=True) from None
+
+    async def end_import(
+        self,
+        body: ImportedBody,
+        cache: KVCache,
+        options: SessionOptions,
+        context: RequestContext,
+        repeat: CreateOptions,
+    ) -> SessionAnswer:
+        """Return the answer of an import that is whole, or of the equal one before it.
+
+        Raises:
+            SessionError, ServiceError, RopeError: there is no new session.
+        """
+        registry, configuration = self.services.registry, body.manifest.configuration
+
+        async def create_now() -> tuple[SessionAnswer, Sequence[Session]]:
+            session = registry.end_import(context.tenant, cache, configuration.document, options)
+            answer = create.answer_of(self.services, session, configuration.warnings)
+            return answer, [session]
+
+        def again(sessions: Sequence[Session]) -> SessionAnswer:
+            return create.answer_of(self.services, sessions[0])
+
+        return await self._once(create_now, again, context, repeat)
 
     def inspect(self, session_id: str, tenant: Tenant) -> SessionAnswer:
         """Return the document of a session, without waiting for its turn."""

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rope_core import ConfigError
 from service.access.tenant import Tenant
 from service.errors import BadHeader
 from service.sessions.session import Session
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 MAX_KEYS = 2048
 """Most keys of a tenant that are remembered; keys of sessions that are gone give way first."""
@@ -26,9 +29,14 @@ def request_digest(path: str, body: bytes | bytearray | memoryview) -> bytes:
         path: with the query.
         body: as received.
     """
-    digest = sha256(b"%d:" % len(path.encode()) + path.encode())
+    digest = begin_digest(path)
     digest.update(body)
     return digest.digest()
+
+
+def begin_digest(path: str) -> "Hash":
+    """Return the digest of a request without its body yet, which `update` takes in parts."""
+    return sha256(b"%d:" % len(path.encode()) + path.encode())
 
 
 class Recorded(NamedTuple):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 
+from rope_core.kvcache.cache import KVCache
 from service.errors import BadQuery, printable
 from service.sessions.errors import NameTaken
 from service.sessions.session import Session
@@ -21,6 +22,8 @@ class TenantSessions:
         self._sessions: dict[int, Session] = {}
         self._names: dict[str, Session] = {}
         self._numbers = count(1)
+        self.arriving: set[KVCache] = set()
+        """Caches of imports whose bytes are still arriving: no sessions yet, but they count."""
 
     def __len__(self) -> int:
         return len(self._sessions)

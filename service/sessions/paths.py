@@ -15,7 +15,13 @@ OPERATIONS = (
 )
 """Operations of a session: `POST /v1/sessions/{id}/{operation}`."""
 
-ROUTES = (SESSIONS, f"{PREFIX}{{id}}", *(f"{PREFIX}{{id}}/{name}" for name in OPERATIONS))
+EXPORT = "export"
+"""What is read of a session: `GET /v1/sessions/{id}/export`."""
+
+ROUTES = (
+    *(SESSIONS, f"{PREFIX}{{id}}"),
+    *(f"{PREFIX}{{id}}/{name}" for name in (*OPERATIONS, EXPORT)),
+)
 """All routes below /v1/sessions."""
 
 
@@ -54,5 +60,5 @@ def hash_of_id(session_id: str) -> str:
 
 
 _ROUTES_BY_OPERATION = {"": f"{PREFIX}{{id}}"} | {
-    name: f"{PREFIX}{{id}}/{name}" for name in OPERATIONS
+    name: f"{PREFIX}{{id}}/{name}" for name in (*OPERATIONS, EXPORT)
 }

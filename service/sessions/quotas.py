@@ -54,7 +54,7 @@ class TenantQuota:
 
     def check_sessions(self, num_new: int) -> None:
         """Check that the tenant may have `num_new` more sessions. Raises SessionQuota."""
-        number = len(self._sessions)
+        number = len(self._sessions) + len(self._sessions.arriving)
         if number + num_new > self._max_sessions:
             raise self._refusal(
                 f"the tenant may have {self._max_sessions:,} sessions, and has {number:,}"
@@ -66,6 +66,7 @@ class TenantQuota:
         if limit is None:
             return
         reserved = sum(session.cache.reserved_bytes for session in self._sessions)
+        reserved += sum(cache.reserved_bytes for cache in self._sessions.arriving)
         if reserved + num_new > limit:
             raise self._refusal(
                 f"the tenant may reserve {limit:,} bytes for keys and values; {reserved:,} are "

@@ -91,6 +91,45 @@ class SessionRegistry(SessionTable):
         check_forks(count)
         return self._create(source.tenant, count, make_caches, source.configuration, options)
 
+    def begin_import(
+        self, tenant: Tenant, make_cache: Callable[[], KVCache], options: SessionOptions
+    ) -> KVCache:
+        """Return the cache of a new session that nobody sees until `end_import`.
+
+        It counts in the limits of the tenant. Arguments and errors as `create`.
+        """
+        (cache,) = self._make_caches(tenant, 1, lambda: [make_cache()], options)
+        self._tenants[tenant.name].arriving.add(cache)
+        return cache
+
+    def end_import(
+        self,
+        tenant: Tenant,
+        cache: KVCache,
+        configuration: Mapping[str, Any],
+        options: SessionOptions,
+    ) -> Session:
+        """Return the session of a cache of `begin_import`, which is whole now.
+
+        Raises:
+            NameTaken, ShuttingDown: `drop_import` is still to be called.
+        """
+        if self.is_draining:
+            raise ShuttingDown
+        sessions = self._tenants[tenant.name]
+        if options.name is not None:
+            sessions.check_free(options.name)
+        sessions.arriving.discard(cache)
+        digest, labels = configuration_digest(configuration), check_labels(options.labels)
+        return self._add(tenant, cache, configuration, digest, options, labels)
+
+    def drop_import(self, tenant: Tenant, cache: KVCache) -> None:
+        """Give the cache of `begin_import` back, unless it is that of a session."""
+        sessions = self._tenants[tenant.name]
+        if cache in sessions.arriving:
+            sessions.arriving.discard(cache)
+            cache.close()
+
     def update(self, session: Session, changes: Mapping[str, Any]) -> None:
         """Change name, labels, ttl_s, pinned and frozen; see `apply_changes`."""
         tenant = session.tenant
@@ -162,11 +201,25 @@ class SessionRegistry(SessionTable):
         configuration: Mapping[str, Any],
         options: SessionOptions,
     ) -> list[Session]:
+        caches = self._make_caches(tenant, count, make_caches, options)
+        digest, labels = configuration_digest(configuration), check_labels(options.labels)
+        return [
+            self._add(tenant, cache, configuration, digest, options, labels) for cache in caches
+        ]
+
+    def _make_caches(
+        self,
+        tenant: Tenant,
+        count: int,
+        make_caches: Callable[[], Sequence[KVCache]],
+        options: SessionOptions,
+    ) -> Sequence[KVCache]:
+        """Return new caches, after all checks of a new session."""
         if self.is_draining:
             raise ShuttingDown
         self.end_expired()
         sessions = self._tenants[tenant.name]
-        labels = check_labels(options.labels)
+        check_labels(options.labels)
         self._limits.lease(options.ttl_s, options.max_age_s, 0.0)
         if options.name is not None:
             if count != 1:
@@ -190,10 +243,7 @@ class SessionRegistry(SessionTable):
             for cache in caches:
                 cache.close()
             raise
-        digest = configuration_digest(configuration)
-        return [
-            self._add(tenant, cache, configuration, digest, options, labels) for cache in caches
-        ]
+        return caches
 
     def _add(
         self,

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
-from urllib.parse import parse_qsl
 
 from service.access.tenant import ANONYMOUS, Tenant
 from service.asgi import io, problems
@@ -26,10 +25,25 @@ from service.sessions.errors import OperationTimedOut, SessionGone
 from service.sessions.handler import CreateOptions, SessionHandler
 from service.sessions.idempotency import request_digest
 from service.sessions.parameters import TENSORS
-from service.sessions.paths import OPERATIONS, SESSIONS, STEP_MANY
+from service.sessions.paths import EXPORT, OPERATIONS, SESSIONS, STEP_MANY
+from service.sessions.transfer.query import read_query
 from service.v1.http_params import HEADER
 from service.v1.routes import SHORT_BODY_BYTES
-from service.wire import Buffer, Codec, Decoded, codec_for, json_codec, negotiate_response_codec
+from service.v1.session_transfer import (
+    read_import_header,
+    receive_import,
+    receive_start,
+    send_export,
+)
+from service.wire import (
+    Buffer,
+    Codec,
+    Decoded,
+    codec_for,
+    json_codec,
+    negotiate_response_codec,
+    safetensors_codec,
+)
 from service.wire.message import Message
 
 METHODS: Mapping[str, tuple[str, ...]] = {
@@ -37,6 +51,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     STEP_MANY: ("POST",),
     f"{paths.PREFIX}{{id}}": ("DELETE", "GET", "HEAD", "PATCH"),
     **{f"{paths.PREFIX}{{id}}/{name}": ("POST",) for name in OPERATIONS},
+    f"{paths.PREFIX}{{id}}/{EXPORT}": ("GET",),
 }
 """Methods by route."""
 
@@ -49,6 +64,8 @@ INLINE_DIGEST_BYTES = 2**17
 """Largest body that is hashed on the event loop."""
 
 _NO_MESSAGE = Message({})
+
+_NO_QUERY = "this route has no parameters in the query: send them in the body"
 
 
 class SessionRoutes:
@@ -108,12 +125,12 @@ class SessionRoutes:
                 await io.send(send, 204, [], [])  # as the first DELETE
                 return
         deadline = self._inference.deadline(io.timeout_s(headers))
-        if method in ("GET", "HEAD"):
+        if method in ("GET", "HEAD") and operation != EXPORT:
             answer = self._read(tenant, session_id, query)
             await _send(send, answer, json_codec.encode(answer.message), json_codec, method)
             return
-        if query:
-            raise BadQuery("this route has no parameters in the query: send them in the body")
+        if query and operation != EXPORT and path != SESSIONS:
+            raise BadQuery(_NO_QUERY)
         if HEADER in headers:
             raise BadHeader("X-Rope-Params is for calls without a session: use the body")
         with Charge(self._inference.admission, tenant) as charge:
@@ -121,6 +138,9 @@ class SessionRoutes:
             context = RequestContext(
                 deadline, charge, watch, tenant, log_fields=scope[io.LOG_FIELDS]
             )
+            if operation == EXPORT:
+                await send_export(self._handler, session_id, query, context, receive, send)
+                return
             if method == "DELETE":
                 await self._handler.call(session_id, "delete", _NO_MESSAGE, context)
                 await io.send(send, 204, [], [])
@@ -129,6 +149,18 @@ class SessionRoutes:
             accepted = negotiate_response_codec(headers.get(b"accept")) or codec
             if headers.get(b"content-encoding", b"identity") != b"identity":
                 raise UnsupportedMediaType("Content-Encoding must be absent or identity")
+            if path == SESSIONS and codec is safetensors_codec:
+                start = await receive_start(context, receive)
+                header = await read_import_header(start, self._inference, context)
+                if header is not None:
+                    answer = await receive_import(
+                        self._handler, header, start, headers, query, context
+                    )
+                    await _send(send, answer, json_codec.encode(answer.message), json_codec)
+                    return
+                receive = start.receive
+            if query:
+                raise BadQuery(_NO_QUERY)
             batcher = self._inference.batcher
             if (operation in _RUNS or path == STEP_MANY) and batcher.load.num_waiting:
                 batcher.check(deadline, tenant)
@@ -166,7 +198,7 @@ class SessionRoutes:
                 raise BadQuery("this route has no parameters in the query")
             return self._handler.inspect(session_id, tenant)
         labels, one = [], {}
-        for name, value in _read_query(query):
+        for name, value in read_query(query):
             if name not in _LIST_PARAMS:
                 raise UnknownName("parameter", name, [*_LIST_PARAMS])
             if name == "label":
@@ -214,18 +246,6 @@ def _check_session_header(headers: Mapping[bytes, bytes], session_id: str) -> No
     value = headers.get(b"x-session-id")
     if value is not None and value.decode("latin-1") != session_id:
         raise BadHeader("X-Session-Id must be the id in the path")
-
-
-def _read_query(query: bytes) -> list[tuple[str, str]]:
-    if not query:
-        return []
-    try:
-        return parse_qsl(
-            query.decode(), keep_blank_values=True, strict_parsing=True, errors="strict"
-        )
-    except ValueError:  # also of UTF-8
-        expected = "name=value pairs in UTF-8, percent-encoded and joined by &"
-        raise BadQuery(f"the query must be {expected}") from None
 
 
 async def _send(

@@ -44,7 +44,11 @@ _DTYPES = {
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-class _Entry(NamedTuple):
+Layout = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
+"""Name, dtype and shape of each tensor."""
+
+
+class Entry(NamedTuple):
     """A tensor in a header."""
 
     name: str
@@ -54,16 +58,18 @@ class _Entry(NamedTuple):
     num_bytes: int
 
 
-class _Tensors(NamedTuple):
-    """The tensors in a header."""
+class Tensors(NamedTuple):
+    """The tensors in a header, in the order of their bytes."""
 
-    entries: tuple[_Entry, ...]
+    entries: tuple[Entry, ...]
     num_bytes: int  # of all tensors
     bool_names: tuple[str, ...]  # names of the tensors of booleans
 
 
-class _Header(NamedTuple):
-    tensors: _Tensors
+class Header(NamedTuple):
+    """What a header tells."""
+
+    tensors: Tensors
     params: Parameters
 
 
@@ -104,7 +110,7 @@ def decode_parts(text: bytes, data: memoryview, *, is_repeated: bool = True) -> 
         BadMessage, BadTensor: as `decode`.
     """
     cached = is_repeated and len(text) <= MAX_CACHED_BYTES
-    header = _parse_header_cached(text) if cached else _parse_header(text)
+    header = _parse_header_cached(text) if cached else parse_header(text)
     described = header.tensors
     extra = len(data) - described.num_bytes
     if extra > 0:
@@ -126,16 +132,22 @@ def encode(message: Message, as_base64: bool = False) -> list[Buffer]:
         (name, tensor.dtype, tensor.shape)
         for name, tensor in zip(message.tensors, tensors, strict=True)
     )
+    return [format_header(layout, message.params), *map(view_as_bytes, tensors)]
+
+
+def format_header(layout: Layout, params: Parameters) -> bytes:
+    """Return the first bytes of a body: the length of the header, and the header."""
+    is_short = len(layout) <= MAX_TENSORS
+    describe = _describe_tensors_cached if is_short else _describe_tensors
     metadata = b'{"__metadata__":{"params":%b}%b' % (
-        orjson.dumps(message.params.key.decode()),
-        _describe_tensors(layout),
+        orjson.dumps(params.key.decode()),
+        describe(layout),
     )
     text = metadata + b" " * (-len(metadata) % 8)
-    return [len(text).to_bytes(8, "little") + text, *map(view_as_bytes, tensors)]
+    return len(text).to_bytes(8, "little") + text
 
 
-@lru_cache(maxsize=1024)
-def _describe_tensors(layout: tuple[tuple[str, torch.dtype, torch.Size], ...]) -> bytes:
+def _describe_tensors(layout: Layout) -> bytes:
     """Return what follows the parameters in a header: the tensors, and the last brace."""
     header: dict[str, object] = {}
     offset = 0
@@ -150,7 +162,19 @@ def _describe_tensors(layout: tuple[tuple[str, torch.dtype, torch.Size], ...]) -
     return b"," + orjson.dumps(header)[1:] if header else b"}"
 
 
-def _parse_header(text: bytes) -> _Header:
+_describe_tensors_cached = lru_cache(maxsize=1024)(_describe_tensors)
+
+
+def parse_header(text: bytes, max_tensors: int = MAX_TENSORS) -> Header:
+    """Read a header.
+
+    Args:
+        text: the header without its length.
+        max_tensors: most tensors of the message.
+
+    Raises:
+        BadMessage, BadTensor: as `decode`.
+    """
     try:
         header = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -158,20 +182,20 @@ def _parse_header(text: bytes) -> _Header:
     if not isinstance(header, dict):
         raise BadMessage("the header must be a JSON object")
     params = _parse_params(header.pop("__metadata__", {}))
-    if len(header) > MAX_TENSORS:
-        raise BadMessage(f"a message may have at most {MAX_TENSORS} tensors, got {len(header)}")
+    if len(header) > max_tensors:
+        raise BadMessage(f"a message may have at most {max_tensors} tensors, got {len(header)}")
     try:  # parameters may differ in each message, tensors seldom do
         text = orjson.dumps(header)
     except orjson.JSONEncodeError:
         raise BadMessage("the header is nested too deep") from None
     tensors = (_parse_tensors_cached if len(text) <= MAX_CACHED_BYTES else _parse_tensors)(text)
-    return _Header(tensors, params)
+    return Header(tensors, params)
 
 
-_parse_header_cached = lru_cache(maxsize=1024)(_parse_header)
+_parse_header_cached = lru_cache(maxsize=1024)(parse_header)
 
 
-def _parse_tensors(text: bytes) -> _Tensors:
+def _parse_tensors(text: bytes) -> Tensors:
     """Return the tensors that a header describes; `text` is the header without `__metadata__`."""
     entries = [_parse_entry(name, value) for name, value in orjson.loads(text).items()]
     entries.sort(key=lambda entry: entry.offset)
@@ -182,13 +206,13 @@ def _parse_tensors(text: bytes) -> _Tensors:
             raise BadMessage(f"data_offsets of {name} must begin at {end}, got {entry.offset}")
         end += entry.num_bytes
     bool_names = tuple(entry.name for entry in entries if entry.dtype is torch.bool)
-    return _Tensors(tuple(entries), end, bool_names)
+    return Tensors(tuple(entries), end, bool_names)
 
 
 _parse_tensors_cached = lru_cache(maxsize=1024)(_parse_tensors)
 
 
-def _parse_entry(name: str, value: object) -> _Entry:
+def _parse_entry(name: str, value: object) -> Entry:
     match value:
         case {"dtype": str(dtype_name), "shape": shape, "data_offsets": [int(start), int(end)]}:
             pass
@@ -204,7 +228,7 @@ def _parse_entry(name: str, value: object) -> _Entry:
     if not 0 <= start <= end or end - start != num_bytes:
         expected = f"{num_bytes} bytes apart for shape {printable(shape)}"
         raise BadTensor(f"data_offsets of {name}", expected, f"{start} and {end}")
-    return _Entry(name, dtype, shape, start, num_bytes)
+    return Entry(name, dtype, shape, start, num_bytes)
 
 
 def _parse_params(metadata: object) -> Parameters:

@@ -1,0 +1,1 @@
+"""Export caches as named tensors, and make caches of what was exported."""

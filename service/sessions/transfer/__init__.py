@@ -1,0 +1,1 @@
+"""Export of sessions as safetensors, and import of such bodies."""
