@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from service.batching.run import Completed
+from service.sessions.session import Session
 from service.wire import Message, Parameters, params_key
 
 NO_TENSORS: Mapping[str, Tensor] = {}
@@ -18,6 +19,8 @@ class SessionAnswer(NamedTuple):
     status: int = 200
     headers: Mapping[str, str] = {}
     """`X-Session-Expires-In`, `Location`."""
+    session: Session | None = None
+    """Whose seconds until it expires an adapter may tell."""
     num_bytes: int = 0
     """Upper bound of the bytes of its tensors."""
     is_document: bool = False

@@ -83,7 +83,7 @@ class SessionRunner:
             run_moves(first.moves)
             return Run([[]], 0.0, time.perf_counter() - started)
         inputs = [each for job in jobs for each in job.inputs]
-        page_device = inputs[0].plan.pool.keys.device
+        page_device = inputs[0].plan.pool.device
         is_on_host = page_device.type == "cpu"
         if not is_on_host:
             inputs = [_to_device(each, page_device) for each in inputs]
@@ -109,11 +109,13 @@ def make_jobs(
     A call of many tokens is cut into pieces: first all new keys and values are written, then the
     queries attend. So that steps of other sessions wait for a piece at most.
     """
-    num_tokens = sum(len(each.plan.slots) or _num_queries(each.plan) for each in inputs)
-    seconds = sum(_seconds(each, runner.device) for each in inputs)
+    device = runner.device
+    num_tokens, seconds = 0, 0.0
+    for each in inputs:
+        num_tokens += len(each.plan.slots) or _num_queries(each.plan)
+        seconds += _seconds(each, device)
     if num_tokens <= STEP_TOKENS or (num_tokens <= PIECE_TOKENS and seconds <= PIECE_S):
         return [_job(inputs, range(len(inputs)), key, runner, backend, seconds)]
-    device = runner.device
     pieces = [(i, piece) for i, each in enumerate(inputs) for piece in _append_pieces(each)]
     pieces += [
         (i, piece) for i, each in enumerate(inputs) for piece in _attend_pieces(each, device)
@@ -173,7 +175,7 @@ def _job(
     num_tokens = num_bytes = 0
     for each in inputs:
         num_tokens += max(len(each.plan.slots), _num_queries(each.plan))
-        num_bytes += sum(x.nbytes for x in (each.q, each.k, each.v) if x is not None)
+        num_bytes += _num_bytes(each)
     name = "step" if num_tokens <= STEP_TOKENS else "piece"
     batch_key = name, key, backend
     return SessionJob(
@@ -283,17 +285,29 @@ def _num_queries(plan: LayerPlan) -> int:
 def _seconds(each: LayerInput, device: Device) -> float:
     """Return the estimated time of an input that runs alone."""
     capabilities = device.capabilities
-    num_bytes = sum(x.nbytes for x in (each.q, each.k, each.v) if x is not None)
-    flops = sum(_attend_flops(each.plan, row) for row in each.plan.rows)
-    seconds = num_bytes / capabilities.bytes_per_s + flops / capabilities.flops_per_s
-    return seconds + len(each.plan.rows) * SECONDS_PER_SEQUENCE
+    rows = each.plan.rows
+    seconds = _num_bytes(each) / capabilities.bytes_per_s + len(rows) * SECONDS_PER_SEQUENCE
+    return seconds + _attend_flops(each.plan) / capabilities.flops_per_s
 
 
-def _attend_flops(plan: LayerPlan, row: RowPlan) -> float:
-    """Return the approximate number of operations of a row's scores and weighted sums."""
-    num_keys = sum(segment.num_keys for segment in row.segments)
-    flops = 2.0 * (plan.group.head_dim + plan.group.value_dim) + OVERHEAD_FLOPS
-    return float(row.num_queries * num_keys * plan.group.num_heads * flops)
+def _num_bytes(each: LayerInput) -> int:
+    """Return the bytes of the tensors of an input, of its dtype."""
+    num_elements = 0
+    for x in (each.q, each.k, each.v):
+        if x is not None:
+            num_elements += x.numel()
+    return num_elements * each.plan.dtype.itemsize
+
+
+def _attend_flops(plan: LayerPlan) -> float:
+    """Return the approximate number of operations of all scores and weighted sums."""
+    num_scores = 0
+    for row in plan.rows:
+        for segment in row.segments:
+            num_scores += row.num_queries * segment.num_keys
+    group = plan.group
+    flops = 2.0 * (group.head_dim + group.value_dim) + OVERHEAD_FLOPS
+    return num_scores * group.num_heads * flops
 
 
 def _kind(name: str, seconds: float) -> Hashable:
