@@ -1,6 +1,6 @@
 """Clients of one connection for benchmarks: HTTP/1.1 and WebSocket over a blocking socket.
 
-They do as little as they can: what is timed is the server, and a floor pays the same for its client.
+They do as little as they can: the server is timed, and a floor pays the same for its client.
 """
 
 import json

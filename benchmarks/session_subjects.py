@@ -1,4 +1,4 @@
-"""What the benchmark of sessions times: a step over a stream, over HTTP, in this process; echoes."""
+"""What the benchmark of sessions times: steps over a stream, over HTTP, and in this process."""
 
 import os
 import time
@@ -57,9 +57,7 @@ def on_cores(cores: Sequence[int]) -> Iterator[None]:
 
 def tokens(num_tokens: int, seed: int = 0) -> dict[str, Tensor]:
     """Return q, k and v of tokens, bfloat16 `[1, tokens, heads, 128]`."""
-    return random_tokens(
-        num_tokens, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, seed=seed
-    )
+    return random_tokens(num_tokens, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, seed=seed)
 
 
 def keys_and_values(num_tokens: int, seed: int = 0) -> dict[str, Tensor]:
@@ -92,7 +90,7 @@ class Subject(ABC):
         self.rounds: list[list[float]] = []
         """Seconds of each call, by round."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - most subjects are ready
         """Make ready for a round; not timed."""
 
     @abstractmethod

@@ -1,12 +1,11 @@
 """The answer to a session operation, before an adapter writes it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from service.batching.run import Completed
-from service.sessions.session import Session
 from service.wire import Message, Parameters, params_key
 
 NO_TENSORS: Mapping[str, Tensor] = {}
@@ -19,8 +18,8 @@ class SessionAnswer(NamedTuple):
     status: int = 200
     headers: Mapping[str, str] = {}
     """`X-Session-Expires-In`, `Location`."""
-    session: Session | None = None
-    """Whose seconds until it expires an adapter may tell."""
+    expires_in_s: Callable[[float], float] | None = None
+    """Returns the seconds until the session expires, given the time; for `X-Session-Expires-In`."""
     num_bytes: int = 0
     """Upper bound of the bytes of its tensors."""
     is_document: bool = False

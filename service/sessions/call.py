@@ -156,7 +156,7 @@ class SessionCall:
         """Return an answer of the session."""
         return SessionAnswer(
             message_of(values, tensors),
-            session=self.session,
+            expires_in_s=self.session.expires_in_s,
             num_bytes=num_bytes,
             completed=completed,
             backend=backend,

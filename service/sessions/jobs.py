@@ -9,6 +9,7 @@ from math import frexp
 import torch
 
 from rope_core.inference import inference
+from rope_core.kvcache.config import KVGroup
 from rope_core.kvcache.plan import LayerPlan, MovePlan, RowPlan
 from rope_core.kvcache.run import LayerInput, LayerOutput, run_layers, run_moves
 from service.batching.run import Run
@@ -241,7 +242,7 @@ def _attend_pieces(whole: LayerInput, device: Device) -> list[LayerInput]:
     for row in whole.plan.rows:
         size = max(1, row.num_queries)
         if row.num_queries:
-            one_s = _attend_flops(whole.plan, row) / device.capabilities.flops_per_s / size
+            one_s = _attend_flops(whole.plan.group, row) / device.capabilities.flops_per_s / size
             size = min(max(int(PIECE_S / one_s), MIN_PIECE_QUERIES), PIECE_TOKENS)
         for first in range(0, row.num_queries, size):
             last = min(first + size, row.num_queries)
@@ -287,7 +288,10 @@ def _seconds(each: LayerInput, device: Device) -> float:
     capabilities = device.capabilities
     rows = each.plan.rows
     seconds = _num_bytes(each) / capabilities.bytes_per_s + len(rows) * SECONDS_PER_SEQUENCE
-    return seconds + _attend_flops(each.plan) / capabilities.flops_per_s
+    flops = 0.0
+    for row in rows:
+        flops += _attend_flops(each.plan.group, row)
+    return seconds + flops / capabilities.flops_per_s
 
 
 def _num_bytes(each: LayerInput) -> int:
@@ -299,15 +303,13 @@ def _num_bytes(each: LayerInput) -> int:
     return num_elements * each.plan.dtype.itemsize
 
 
-def _attend_flops(plan: LayerPlan) -> float:
-    """Return the approximate number of operations of all scores and weighted sums."""
-    num_scores = 0
-    for row in plan.rows:
-        for segment in row.segments:
-            num_scores += row.num_queries * segment.num_keys
-    group = plan.group
+def _attend_flops(group: KVGroup, row: RowPlan) -> float:
+    """Return the approximate number of operations of a row's scores and weighted sums."""
+    num_keys = 0
+    for segment in row.segments:
+        num_keys += segment.num_keys
     flops = 2.0 * (group.head_dim + group.value_dim) + OVERHEAD_FLOPS
-    return num_scores * group.num_heads * flops
+    return row.num_queries * num_keys * group.num_heads * flops
 
 
 def _kind(name: str, seconds: float) -> Hashable:
