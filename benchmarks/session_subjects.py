@@ -178,6 +178,12 @@ class Steps(Subject):
         check(self.name, Answer(self.last).tensors["out"], expected)
         return len(self.last)
 
+    def delete(self) -> None:
+        """Delete the session."""
+        self._http.json("DELETE", self._path)
+        if self._stream is not None:
+            self._stream.close()
+
     def _encode(self, length: int) -> bytes:
         guard = {"expected_length": length, "expected_generation": self._generation}
         if self._stream is None:
@@ -261,6 +267,12 @@ class Stateless(Subject):
         if status != 200:
             raise SystemExit(f"/v1/attention: {answer[:500]!r}")
         return answer
+
+
+def quantile_us(subject: Subject, share: float) -> float:
+    """Return the time in microseconds below which this share of all calls was."""
+    seconds = sorted(each for times in subject.rounds for each in times)
+    return 1e6 * seconds[round(share * (len(seconds) - 1))]
 
 
 def run_rounds(subjects: Sequence[Subject], num_rounds: int) -> None:
