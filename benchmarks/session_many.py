@@ -28,13 +28,24 @@ PREFILL_TOKENS = 65_536
 
 
 class ManySteps(Subject):
-    """`POST /v1/step`: a token of each of many sessions, whose keys all are the same."""
+    """`POST /v1/step`: a token of each of many rows, whose keys all are the same.
 
-    def __init__(self, num_rows: int, num_keys: int, num_calls: int, http: HttpConnection) -> None:
-        super().__init__(f"/v1/step, {num_rows} x {num_keys} keys", num_calls)
+    Args:
+        num_sessions: each has as many rows.
+        num_rows: of all sessions.
+        num_keys: of each row after the first step of a round.
+        num_calls: of a round.
+        http: sends them.
+    """
+
+    def __init__(
+        self, num_sessions: int, num_rows: int, num_keys: int, num_calls: int, http: HttpConnection
+    ) -> None:
+        rows = f"{num_rows} rows of {num_sessions} session{'s' * (num_sessions > 1)}"
+        super().__init__(f"/v1/step, {rows}, {num_keys} keys", num_calls)
         self._http, self._num_keys = http, num_keys
-        more = {"max_tokens": num_keys + 64}
-        self._sessions = [new_session(http, num_keys - 1, **more) for _ in range(num_rows)]
+        more = {"max_tokens": num_keys + 64, "batch": num_rows // num_sessions}
+        self._sessions = [new_session(http, num_keys - 1, **more) for _ in range(num_sessions)]
         token = tokens(1, 1)
         self._tensors = {name: x[0].repeat(num_rows, 1, 1) for name, x in token.items()}
         self._tensors["cu_seqlens"] = torch.arange(num_rows + 1)
@@ -81,9 +92,11 @@ def print_rows(service: Server, num_rounds: int, *, quick: bool) -> list[Row]:
     table.print_header(["call", "p10 us", "p50 us", "p99 us", "x one row, p10", "x one row, p50"])
     with HttpConnection(service.port) as http:
         for num_keys in (16,) if quick else (16, 128):
-            one, many = (ManySteps(count, num_keys, num_calls, http) for count in (1, num_rows))
-            run_rounds([one, many], 1 if quick else num_rounds // 2)
-            for subject in (one, many):
+            kinds = ((1, 1), (1, num_rows), (num_rows, num_rows))
+            subjects = [ManySteps(*kind, num_keys, num_calls, http) for kind in kinds]
+            one = subjects[0]
+            run_rounds(subjects, 1 if quick else num_rounds // 2)
+            for subject in subjects:
                 p10, p50, p99 = (quantile_us(subject, share) for share in (0.1, 0.5, 0.99))
                 ratios = p10 / quantile_us(one, 0.1), p50 / quantile_us(one, 0.5)
                 cells = (subject.name, p10, p50, p99, *ratios)

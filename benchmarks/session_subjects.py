@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.servers import Server
 from benchmarks.session_clients import (
     Answer,
     HttpConnection,
@@ -40,6 +41,9 @@ CONFIGURATION = {
     "dtype": "bfloat16",
 }
 MEDIA_TYPE = safetensors_codec.media_type
+PAUSE_S = 5e-3
+"""Before a round: a busy machine runs those first that have not run for a while."""
+
 TOLERANCE = 2e-2
 """Between answers of other orders of sums, in bfloat16."""
 
@@ -69,7 +73,11 @@ def new_session(http: HttpConnection, num_tokens: int, seed: int = 0, **more: An
     """Create a session that has tokens, and return its id."""
     session: str = http.json("POST", "/v1/sessions", **CONFIGURATION | more)["id"]
     if num_tokens:
-        http.post(f"/v1/sessions/{session}/append", keys_and_values(num_tokens, seed))
+        batch = more.get("batch", 1)
+        first = {
+            name: x.repeat(batch, 1, 1, 1) for name, x in keys_and_values(num_tokens, seed).items()
+        }
+        http.post(f"/v1/sessions/{session}/append", first)
     return session
 
 
@@ -83,12 +91,17 @@ def check(what: str, actual: Tensor, expected: Tensor) -> None:
 class Subject(ABC):
     """Calls that are timed one by one."""
 
+    server: Server | None = None
+    """Whose processor time counts with that of this thread."""
+
     def __init__(self, name: str, num_calls: int) -> None:
         self.name = name
         self.num_calls = num_calls
         """Calls of a round."""
         self.rounds: list[list[float]] = []
         """Seconds of each call, by round."""
+        self.cpu_s: list[float] = []
+        """Processor time of a call, by round."""
 
     def prepare(self) -> None:  # noqa: B027 - most subjects are ready
         """Make ready for a round; not timed."""
@@ -100,12 +113,18 @@ class Subject(ABC):
     def run(self) -> None:
         """Time a round."""
         self.prepare()
+        time.sleep(PAUSE_S)
         times, clock, call = [], time.perf_counter, self.call
+        cpu_s = self._run_s()
         for number in range(self.num_calls):
             started = clock()
             call(number)
             times.append(clock() - started)
+        self.cpu_s.append((self._run_s() - cpu_s) / self.num_calls)
         self.rounds.append(times)
+
+    def _run_s(self) -> float:
+        return time.thread_time() + (self.server.run_s() if self.server is not None else 0.0)
 
 
 class Echo(Subject):
@@ -282,3 +301,4 @@ def run_rounds(subjects: Sequence[Subject], num_rounds: int) -> None:
             subject.run()
             if not number:
                 subject.rounds.clear()
+                subject.cpu_s.clear()

@@ -8,8 +8,9 @@ keys in its row, and the session is truncated before the next.
 - echo: a message that comes back, with as many bytes each way over the WebSocket; over HTTP, with
   the bytes of the request both ways.
 - in process: the same step by `rope_core.kvcache`: plan, run, commit.
-- over both: p50 of the step minus p50 of the echo minus p50 in process. p10 of all for a machine
-  that is busy with other work.
+- CPU: processor time of server and client of a call, median of the rounds. It does not count the
+  time in which a busy machine runs something else.
+- over both: the step minus the echo minus the step in process; p10 is for a busy machine.
 - x stateless: how often the time of a step fits into that of a `/v1/attention` with all keys.
 
 Each answer is compared with that of `/v1/attention` before anything is timed. Bars are printed
@@ -20,6 +21,7 @@ import argparse
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -40,14 +42,17 @@ from benchmarks.session_subjects import (
 from benchmarks.table import Row
 
 NUM_KEYS = 128, 1024, 8192
-NUM_STEPS = 32
+NUM_STEPS = 16
 """Steps of a round."""
 
 KV_BYTES = 2**30
 MAX_BODY_BYTES = 2**28 + 2**20
 """An append of 65,536 tokens has 256 MiB, the default, and a header."""
 
-STEP_COLUMNS = ("keys", "call", "p10 us", "p50 us", "p99 us", "over both, p10", "over both, p50")
+STEP_COLUMNS = (
+    *("keys", "call", "p10 us", "p50 us", "p99 us", "CPU us"),
+    *("over both, p10", "over both, p50", "over both, CPU"),
+)
 
 
 def main() -> None:
@@ -132,7 +137,9 @@ def _steps(
             posts: Echo("HTTP echo", num_steps, http(echo), posts.requests[0]),
         }
         subjects: list[Subject] = [stateless, here]
+        stateless.server = service
         for steps, floor in floors.items():
+            steps.server, floor.server = service, echo
             subjects += [floor, steps]
         run_rounds(subjects, num_rounds)
         stream.delete()
@@ -142,10 +149,13 @@ def _steps(
         row: Row = {"keys": num_keys, "call": subject.name}
         for name, share in (("p10", 0.1), ("p50", 0.5), ("p99", 0.99)):
             row[f"{name} us"] = quantile_us(subject, share)
+        row["CPU us"] = 1e6 * median(subject.cpu_s)
         if (own_floor := floors.get(subject)) is not None:
             for name, share in (("p10", 0.1), ("p50", 0.5)):
                 rest = quantile_us(own_floor, share) + quantile_us(here, share)
                 row[f"over both, {name}"] = quantile_us(subject, share) - rest
+            cpu_s = median(subject.cpu_s) - median(own_floor.cpu_s) - median(here.cpu_s)
+            row["over both, CPU"] = 1e6 * cpu_s
             row["x stateless"] = quantile_us(stateless, 0.5) / quantile_us(subject, 0.5)
         rows.append(row)
     return rows
