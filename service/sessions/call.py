@@ -154,11 +154,10 @@ class SessionCall:
         completed: Completed[Any] | None = None,
         backend: str = "",
     ) -> SessionAnswer:
-        """Return an answer with the seconds until the session expires."""
-        left_s = self.session.expires_in_s(self.services.registry.clock())
+        """Return an answer of the session."""
         return SessionAnswer(
             message_of(values, tensors),
-            headers={"X-Session-Expires-In": str(int(left_s))},
+            expires_in_s=self.session.expires_in_s,
             num_bytes=num_bytes,
             completed=completed,
             backend=backend,

@@ -206,6 +206,9 @@ class SessionRoutes:
                 parts = await self._inference.to_thread(None, encode, answer.message, as_base64)
             else:
                 parts = accepted.encode(answer.message, as_base64)
+            if answer.expires_in_s is not None:
+                left_s = answer.expires_in_s(self._handler.services.registry.clock())
+                answer = answer._replace(headers={"X-Session-Expires-In": str(int(left_s))})
             await _send(send, answer, parts, accepted)
 
     def _read(self, tenant: Tenant, session_id: str, query: bytes) -> SessionAnswer:

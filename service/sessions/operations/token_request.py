@@ -91,6 +91,14 @@ class TokenRequest(NamedTuple):
         itemsize = (self.out_dtype or self.tokens.q[0].dtype).itemsize
         return num_elements * (self.group.value_dim * itemsize + 4 * self.return_lse)
 
+    @property
+    def appended_bytes(self) -> int:
+        """Bytes of the new keys and values."""
+        k, v = self.tokens.k, self.tokens.v
+        if not self.kind.appends or k is None or v is None:
+            return 0
+        return len(k) * (k[0].nbytes + v[0].nbytes)
+
 
 def read_request(
     message: Message,
