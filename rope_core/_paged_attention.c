@@ -92,27 +92,32 @@ INLINE vec choose(ints condition, vec a, vec b) {
 
 INLINE int64_t size_of(int dtype) { return dtype == FLOAT32 ? 4 : dtype == FLOAT8 ? 1 : 2; }
 
-/* Eight numbers of 8 bits: 4 of the exponent, 3 of the mantissa, and no infinity. */
+INLINE vec half8(halves_at x) {
+#if defined(__x86_64__)
+    return (vec)_mm256_cvtph_ps((__m128i)x);
+#else
+    typedef _Float16 float16s __attribute__((vector_size(16)));
+    return __builtin_convertvector((float16s)x, vec);
+#endif
+}
+
+/* Eight numbers of 8 bits: 4 of the exponent, 3 of the mantissa, and no infinity. As numbers of 16
+   bits with the same exponents, they are too small by a factor of 2**8. */
 INLINE vec load8(const char *x) {
-    ints bits = __builtin_convertvector(*(const bytes_at *)x, ints), magnitude = bits & 0x7f;
-    /* those without a leading 1 are whole multiples of 2**-9 */
-    vec small = __builtin_convertvector(magnitude, vec) * splat(1.0f / 512);
-    vec y = choose(magnitude < 8, small, (vec)((magnitude << 20) + ((127 - 7) << 23)));
-    return (vec)((ints)choose(magnitude == 0x7f, splat(NAN), y) | (bits & 0x80) << 24);
+    const halves_at bits = __builtin_convertvector(*(const bytes_at *)x, halves_at);
+    const halves_at magnitude = bits & 0x7f, is_nan = (halves_at)(magnitude == 0x7f);
+    const halves_at half = (bits & 0x80) << 8 | magnitude << 7 | (is_nan & 0x7fff);
+    return half8(half) * splat(256.0f);
 }
 
 INLINE vec load(const char *x, int dtype) {
     if (dtype == FLOAT32) return *(const vec_at *)x;
     if (dtype == FLOAT8) return load8(x);
+    if (dtype == FLOAT16) return half8(*(const halves_at *)x);
 #if defined(__x86_64__)
-    if (dtype == BFLOAT16)
-        return (vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)), 16);
-    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x));
+    return (vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)), 16);
 #else
-    if (dtype == BFLOAT16)
-        return (vec)(__builtin_convertvector(*(const halves_at *)x, ints) << 16);
-    typedef _Float16 float16s __attribute__((vector_size(16), aligned(1), may_alias));
-    return __builtin_convertvector(*(const float16s *)x, vec);
+    return (vec)(__builtin_convertvector(*(const halves_at *)x, ints) << 16);
 #endif
 }
 

@@ -95,13 +95,15 @@ def test_what_is_stored_does_not_depend_on_how_it_was_sent(rope, dtype):
 @pytest.mark.parametrize("factor", [1, 30])
 @every_dtype
 def test_the_error_of_an_answer(dtype, num_queries, factor):
-    """4 channels of the keys may be 30 times as large as the others."""
+    """4 channels of the keys may be 30 times as large, and of the queries as much smaller."""
     rope = RopeConfig.of(128, theta=1e4)
     count, dims = 4096, {"heads": 4, "kv_heads": 2, "head_dim": 128}
     cache = cache_of(rope, dtype=dtype, kv_dtype="e4m3", num_bytes=2**24, **dims)
     q = randn(num_queries, 4, 128, seed=2, dtype=dtype)
     k, v = (randn(count, 2, 128, seed=i, dtype=dtype) for i in range(2))
-    k[..., [5, 40, 77, 100]] *= factor
+    channels = [5, 40, 69, 104]  # pairs that are rotated together
+    k[..., channels] *= factor
+    q[..., channels] /= factor
     append(cache, k, v)
     answer, positions = attend(cache, q), torch.arange(count)
     at = positions[-num_queries:]
