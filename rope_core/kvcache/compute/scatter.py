@@ -27,8 +27,9 @@ def clear_page(pool: PagePool, page_group: int) -> None:
 
 def copy_page(copy: PageCopy) -> None:
     """Copy a page group: a page of each layer of its group."""
-    pages, num_layers = copy.pool.pages, copy.pool.shape.num_layers
-    source = pages[copy.source : copy.source + num_layers]
+    num_layers = copy.pool.shape.num_layers
+    source = copy.pool.pages[copy.source : copy.source + num_layers]
+    pages = (copy.target_pool or copy.pool).pages
     pages[copy.target : copy.target + num_layers].copy_(source)
 
 
