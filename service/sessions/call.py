@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -16,13 +16,16 @@ from service.batching.run import Completed
 from service.errors import ClientLeft
 from service.inference.handler import InferenceHandler, RequestContext
 from service.sessions.answer import NO_TENSORS, SessionAnswer, message_of
-from service.sessions.errors import Frozen, OperationTimedOut
+from service.sessions.errors import Frozen, KVMemoryFull, NoKVMemory, OperationTimedOut
 from service.sessions.jobs import SessionJob, SessionRunner, join_pieces
+from service.sessions.offload import make_room, restore
 from service.sessions.registry import SessionRegistry
 from service.sessions.runner import PlannedOperation, run_operation
 from service.sessions.session import Session
 from service.sessions.turns import Turn
 from service.wire import Message
+
+T = TypeVar("T")
 
 
 class SessionServices:
@@ -32,6 +35,7 @@ class SessionServices:
         inference: has the batcher, the device and the limits.
         registry: of all sessions.
         make_arena: allocates the memory of all caches, when the first session is created.
+        make_host: then allocates memory of the host for offloaded sessions; None: none are.
     """
 
     def __init__(
@@ -39,13 +43,19 @@ class SessionServices:
         inference: InferenceHandler,
         registry: SessionRegistry,
         make_arena: Callable[[], Arena],
+        make_host: Callable[[], Arena] | None = None,
     ) -> None:
         self.inference = inference
         self.registry = registry
         self.runner = SessionRunner(inference.engine.device)
         self.arena: Arena | None = None
         """None: no session was ever created."""
+        self.host: Arena | None = None
+        """Memory of offloaded sessions."""
+        self.on_restore: Callable[[float], None] = lambda _: None
+        """Called with the seconds of each restore."""
         self._make_arena = make_arena
+        self._make_host = make_host
         self._lock = asyncio.Lock()
 
     async def get_arena(self, context: RequestContext) -> Arena:
@@ -55,9 +65,29 @@ class SessionServices:
             TimedOut: the deadline has passed; the arena is ready for a later request.
         """
         async with self._lock:
+            if self.host is None and self._make_host is not None:
+                self.host = await self.inference.to_thread(context.deadline, self._make_host)
             if self.arena is None:
                 self.arena = await self.inference.to_thread(context.deadline, self._make_arena)
             return self.arena
+
+    async def with_room(self, action: Callable[[], T], context: RequestContext) -> T:
+        """Run an action that may need memory; offload idle sessions where there is too little.
+
+        Args:
+            action: changes nothing if it raises KVMemoryFull or NoKVMemory.
+            context: of the call.
+
+        Raises:
+            KVMemoryFull, NoKVMemory: there is no room; also whatever `action` raises.
+            OperationTimedOut, ServiceError: as `run_operation`, while sessions were offloaded.
+        """
+        while True:
+            try:
+                return action()
+            except (KVMemoryFull, NoKVMemory) as full:
+                if not await make_room(self, full, context):
+                    raise
 
     def choose_backend(self, requested: object) -> str | None:
         """Return the name of the backend to use, None where the library chooses.
@@ -117,17 +147,27 @@ class SessionCall:
     context: RequestContext
     memory_factor: int
     """Bytes of memory for each byte of the answer, when it is encoded."""
+    restore_s: float = 0.0
+    """Seconds in which pages of offloaded sessions came back to the device."""
 
     def check_not_frozen(self) -> None:
         """Raise Frozen if the session is a snapshot."""
         if self.session.is_frozen:
             raise Frozen
 
-    async def take_turn(self, *others: Session, changes: bool = True) -> Turn:
+    async def take_turn(
+        self, *others: Session, changes: bool = True, needs_pages: bool = True
+    ) -> Turn:
         """Return the turn of the session, and of others; the caller releases it.
+
+        Args:
+            others: further sessions.
+            changes: whether the session must not be frozen.
+            needs_pages: whether offloaded pages come back to the device first.
 
         Raises:
             SessionGone, Frozen: the session has ended, or has been frozen, meanwhile.
+            KVMemoryFull: there is no room on the device for offloaded pages.
             OperationTimedOut, ClientLeft: the wait has ended.
         """
         session = self.session
@@ -139,6 +179,10 @@ class SessionCall:
                 each.check_alive()
             if changes:
                 self.check_not_frozen()
+            if needs_pages:
+                for each in (session, *others):
+                    if each.cache.bytes_to_restore is not None:
+                        self.restore_s += await restore(self.services, each, turn, self.context)
         except BaseException:
             turn.release()
             raise
@@ -161,6 +205,7 @@ class SessionCall:
             num_bytes=num_bytes,
             completed=completed,
             backend=backend,
+            restore_s=self.restore_s,
         )
 
 

@@ -100,7 +100,9 @@ async def apply_at_turn(
         compaction = None
         if values is None:
             guarded.check(session)
-            call.services.registry.grow(session, partial(apply, session))
+            registry = call.services.registry
+            change = partial(registry.grow, session, partial(apply, session))
+            await call.services.with_room(change, call.context)
             values = state_of(session)
             guarded.remember(session, values)
             compaction = plan_compaction(call)
