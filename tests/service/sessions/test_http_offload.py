@@ -1,7 +1,9 @@
 """Sessions whose pages move to the memory of the host, and back, over HTTP."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -115,14 +117,15 @@ async def test_operations_of_an_offloaded_session(http, operation):
 
 async def test_what_stays_on_the_device(http):
     """Pinned sessions, and those that share pages; sessions that may be evicted go first."""
-    session, _ = await http.filled()
+    session, _ = await http.filled(max_tokens=300)
     await http.client.patch(f"/v1/sessions/{session}", json={"pinned": True})
     http.seconds += 3
-    check_problem((await http.create(**BIG)).response, 503, "kv_memory", "free")
+    large = SMALL | {"max_tokens": 700}
+    check_problem((await http.create(**large)).response, 503, "kv_memory", "free")
     await http.client.patch(f"/v1/sessions/{session}", json={"pinned": False})
     (fork,) = (await http.ok(session, "fork", length=40))["ids"]
     http.seconds += 3
-    check_problem((await http.create(**BIG)).response, 503, "kv_memory", "free")
+    check_problem((await http.create(**large)).response, 503, "kv_memory", "free")
     await http.client.delete(f"/v1/sessions/{fork}")
     evictable = await http.new(**SMALL | {"max_tokens": 380, "evictable": True})
     http.seconds += 3
@@ -210,31 +213,70 @@ async def test_a_copy_that_fails_changes_nothing(http, monkeypatch, fails_at):
     assert torch.equal((await http.ok(session, "attend", QUERY))["out"], out)
 
 
-async def test_an_operation_during_an_offload_waits_for_it(http):
-    session, out = await http.filled()
-    http.seconds += 3
-    created, answer = await asyncio.gather(
-        http.create(**SMALL, max_tokens=420), http.call(session, "attend", QUERY)
-    )
-    statuses = created.status, answer.status
-    # whichever came first: the session was used a moment ago, or has no room to come back
-    assert statuses in ((201, 507), (503, 200))
-    http.seconds += 3
-    assert torch.equal((await http.ok(session, "attend", QUERY))["out"], out)
-    http.check_memory()
+class HeldCopies:
+    """Copies run on the device's thread, and wait there until a test lets them run."""
+
+    def __init__(self, monkeypatch):
+        self.has_begun = asyncio.Event()
+        self.may_run = threading.Event()
+        loop, run_moves, move_job = asyncio.get_running_loop(), jobs.run_moves, offload.move_job
+
+        def held(plan):
+            loop.call_soon_threadsafe(self.has_begun.set)
+            assert self.may_run.wait(20)
+            run_moves(plan)
+
+        def long_job(*args):
+            return replace(move_job(*args), seconds=1.0)  # else it runs on the event loop
+
+        monkeypatch.setattr(jobs, "run_moves", held)
+        monkeypatch.setattr(offload, "move_job", long_job)
 
 
-async def test_a_client_that_leaves_during_a_restore_hurts_nobody(http, monkeypatch):
+async def test_an_operation_during_an_offload_waits_for_it(http, monkeypatch):
     session, out = await http.filled()
     http.seconds += 3
-    other, _ = await http.filled()
-    await http.client.delete(f"/v1/sessions/{other}")
-    task = asyncio.create_task(http.call(session, "attend", QUERY))
+    copies = HeldCopies(monkeypatch)
+    creating = asyncio.create_task(http.create(**BIG))
+    await copies.has_begun.wait()
+    attending = asyncio.create_task(http.call(session, "attend", QUERY))
     await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    copies.may_run.set()
+    created, answer = await creating, await attending
+    assert created.status == 201
+    check_problem(answer.response, 507, "kv_memory", "free")  # the new one was used a moment ago
+    http.seconds += 3
     assert torch.equal((await http.ok(session, "attend", QUERY))["out"], out)
+
+
+@pytest.mark.parametrize("moves", ["to the host", "to the device"])
+async def test_a_request_that_ends_during_a_copy_hurts_nobody(http, monkeypatch, moves):
+    """The copy goes on, and is committed; then the next operation has its turn."""
+    session, out = await http.filled()
+    http.seconds += 3
+    if moves == "to the device":
+        other, _ = await http.filled()
+        await http.client.delete(f"/v1/sessions/{other}")
+    copies = HeldCopies(monkeypatch)
+    if moves == "to the host":
+        path, body = "/v1/sessions", BIG
+    else:
+        path, body = f"/v1/sessions/{session}/append", json_of(kv(1))
+    asking = asyncio.create_task(http.client.post(path, json=body))
+    await copies.has_begun.wait()
+    attending = asyncio.create_task(http.call(session, "attend", QUERY))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    copies.may_run.set()
+    assert torch.equal((await attending)["out"], out)
+    assert await http.tiers(session) == ["device"]
+    assert (await http.inspect(session))["length"] == [256]
+
+
+def json_of(tensors):
+    """Return tensors as JSON lists."""
+    return {name: x.tolist() for name, x in tensors.items()}
 
 
 async def test_deleting_an_offloaded_session_frees_the_host(http):
