@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
@@ -16,16 +16,14 @@ from service.batching.run import Completed
 from service.errors import ClientLeft
 from service.inference.handler import InferenceHandler, RequestContext
 from service.sessions.answer import NO_TENSORS, SessionAnswer, message_of
-from service.sessions.errors import Frozen, KVMemoryFull, NoKVMemory, OperationTimedOut
+from service.sessions.errors import Frozen, OperationTimedOut
 from service.sessions.jobs import SessionJob, SessionRunner, join_pieces
-from service.sessions.offload import make_room, restore
+from service.sessions.offload import Offload
 from service.sessions.registry import SessionRegistry
 from service.sessions.runner import PlannedOperation, run_operation
 from service.sessions.session import Session
 from service.sessions.turns import Turn
 from service.wire import Message
-
-T = TypeVar("T")
 
 
 class SessionServices:
@@ -50,10 +48,7 @@ class SessionServices:
         self.runner = SessionRunner(inference.engine.device)
         self.arena: Arena | None = None
         """None: no session was ever created."""
-        self.host: Arena | None = None
-        """Memory of offloaded sessions."""
-        self.on_restore: Callable[[float], None] = lambda _: None
-        """Called with the seconds of each restore."""
+        self.offload = Offload(registry, self.runner, self.run)
         self._make_arena = make_arena
         self._make_host = make_host
         self._lock = asyncio.Lock()
@@ -65,29 +60,12 @@ class SessionServices:
             TimedOut: the deadline has passed; the arena is ready for a later request.
         """
         async with self._lock:
-            if self.host is None and self._make_host is not None:
-                self.host = await self.inference.to_thread(context.deadline, self._make_host)
+            to_thread, offload = self.inference.to_thread, self.offload
+            if offload.host is None and self._make_host is not None:
+                offload.host = await to_thread(context.deadline, self._make_host)
             if self.arena is None:
-                self.arena = await self.inference.to_thread(context.deadline, self._make_arena)
+                self.arena = offload.device = await to_thread(context.deadline, self._make_arena)
             return self.arena
-
-    async def with_room(self, action: Callable[[], T], context: RequestContext) -> T:
-        """Run an action that may need memory; offload idle sessions where there is too little.
-
-        Args:
-            action: changes nothing if it raises KVMemoryFull or NoKVMemory.
-            context: of the call.
-
-        Raises:
-            KVMemoryFull, NoKVMemory: there is no room; also whatever `action` raises.
-            OperationTimedOut, ServiceError: as `run_operation`, while sessions were offloaded.
-        """
-        while True:
-            try:
-                return action()
-            except (KVMemoryFull, NoKVMemory) as full:
-                if not await make_room(self, full, context):
-                    raise
 
     def choose_backend(self, requested: object) -> str | None:
         """Return the name of the backend to use, None where the library chooses.
@@ -182,7 +160,9 @@ class SessionCall:
             if needs_pages:
                 for each in (session, *others):
                     if each.cache.bytes_to_restore is not None:
-                        self.restore_s += await restore(self.services, each, turn, self.context)
+                        self.restore_s += await self.services.offload.restore(
+                            each, turn, self.context
+                        )
         except BaseException:
             turn.release()
             raise

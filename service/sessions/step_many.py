@@ -22,7 +22,6 @@ from service.sessions.call import SessionServices, wait_for
 from service.sessions.errors import Frozen, KVMemoryFull, SessionError
 from service.sessions.jobs import make_jobs
 from service.sessions.layout import layout_of
-from service.sessions.offload import restore
 from service.sessions.operations.token_plan import Decision, commit_plan, decide, plan
 from service.sessions.operations.token_request import (
     STEP,
@@ -157,7 +156,7 @@ async def _restore_all(
         if session is None or session.ended or session.cache.bytes_to_restore is None:
             continue
         try:
-            seconds += await restore(services, session, turn, context)
+            seconds += await services.offload.restore(session, turn, context)
         except KVMemoryFull as error:
             part.fail(error)
             part.session = None
@@ -254,7 +253,7 @@ async def _plan_all(
                 raise ConfigError("sessions", expected, "another")
             part.layer = request.layers[0]
             part.decision = decide(session, request)
-            inputs, part.pending = await services.with_room(
+            inputs, part.pending = await services.offload.with_room(
                 partial(plan, services.registry, session, request, part.decision), context
             )
         except (ServiceError, RopeError) as error:

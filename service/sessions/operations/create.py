@@ -72,7 +72,7 @@ async def run(
         owner = context.tenant.name
         return KVCache(configuration.config, arena, batch, max_tokens, owner=owner)
 
-    session = await services.with_room(
+    session = await services.offload.with_room(
         lambda: services.registry.create(
             context.tenant, make_cache, configuration.document, options
         ),

@@ -46,7 +46,7 @@ async def run(call: SessionCall) -> tuple[SessionAnswer, list[Session]]:
         num_rows = session.cache.batch if rows is None else len(rows)
         if isinstance(lengths, list) and len(lengths) != num_rows:
             raise ConfigError("length", f"a number, or a list of {num_rows}", len(lengths))
-        forks = await call.services.with_room(
+        forks = await call.services.offload.with_room(
             lambda: registry.fork(
                 session,
                 count,

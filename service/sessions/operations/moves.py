@@ -54,7 +54,7 @@ async def run(call: SessionCall, operation: MoveOperation) -> SessionAnswer:
             return call.answer(earlier)
         guarded.check(session)
         cache = session.cache
-        pending = await services.with_room(
+        pending = await services.offload.with_room(
             lambda: services.registry.grow(session, lambda: move.plan(session), cache.discard),
             call.context,
         )

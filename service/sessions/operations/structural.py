@@ -102,7 +102,7 @@ async def apply_at_turn(
             guarded.check(session)
             registry = call.services.registry
             change = partial(registry.grow, session, partial(apply, session))
-            await call.services.with_room(change, call.context)
+            await call.services.offload.with_room(change, call.context)
             values = state_of(session)
             guarded.remember(session, values)
             compaction = plan_compaction(call)

@@ -49,7 +49,7 @@ async def run(call: SessionCall, kind: TokenOperation) -> SessionAnswer:
             state = state_of(session, kind, layers, has_layers=request.has_layers)
             return call.answer(state, shape.empty(request, dtype) if kind.attends else NO_TENSORS)
         registry = call.services.registry
-        inputs, pending = await call.services.with_room(
+        inputs, pending = await call.services.offload.with_room(
             partial(plan, registry, session, request, decision), call.context
         )
     except BaseException:

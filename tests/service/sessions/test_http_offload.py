@@ -41,7 +41,7 @@ class Http(HttpSessions):
     def check_memory(self):
         """Check that references and reservations of both arenas add up."""
         caches = [session.cache for session in self.services.registry.sessions]
-        for arena in (self.services.arena, self.services.host):
+        for arena in (self.services.arena, self.services.offload.host):
             check_invariants(arena, [cache for cache in caches if cache.arena is arena])
 
 
@@ -59,7 +59,7 @@ async def http() -> AsyncIterator[Http]:
 async def test_an_idle_session_makes_room_and_comes_back_with_equal_answers(http):
     first, out = await http.filled()
     times: list[float] = []
-    http.services.on_restore = times.append
+    http.services.offload.on_restore = times.append
     for _ in range(2):
         check_problem((await http.create(**BIG)).response, 503, "kv_memory", "free")
         http.seconds += 0.9
@@ -143,7 +143,7 @@ async def test_an_offload_does_not_renew_the_lease(http):
     assert document["expires_in_s"] < 41
     http.seconds += 50
     assert (await http.call(session, "attend", QUERY)).status == 410
-    assert http.services.host.reserved_bytes == 0
+    assert http.services.offload.host.reserved_bytes == 0
 
 
 async def test_steps_of_many_sessions(http):
@@ -283,9 +283,12 @@ async def test_deleting_an_offloaded_session_frees_the_host(http):
     session, _ = await http.filled()
     http.seconds += 3
     await http.filled()
-    assert http.services.host.used_bytes > 0
+    assert http.services.offload.host.used_bytes > 0
     assert (await http.client.delete(f"/v1/sessions/{session}")).status_code == 204
-    assert (http.services.host.used_bytes, http.services.host.reserved_bytes) == (0, 0)
+    assert (http.services.offload.host.used_bytes, http.services.offload.host.reserved_bytes) == (
+        0,
+        0,
+    )
 
 
 async def test_many_small_sessions_move_for_each_other(http):
