@@ -266,6 +266,11 @@ class Settings(BaseSettings):
     group's limit, on a GPU 60 % of what is free after the warm-up. It is allocated when the first
     session is created."""
 
+    kv_host_bytes: NonNegativeInt = 0
+    """Memory of the host for sessions that move there while others need the memory of the GPU:
+    those that were not used for 2 s, are not pinned and share no pages. 0: none move. It is
+    allocated when the first session is created."""
+
     kv_page_tokens: Annotated[int, Field(ge=1, le=1024)] = 64
     """Tokens of a page of keys and values. Smaller pages waste less memory for many short rows, and
     are slower."""

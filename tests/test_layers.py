@@ -78,6 +78,7 @@ service.sessions.operations.moves
 service.sessions.operations.structural service.sessions.operations.token_plan
 service.sessions.operations
 service.sessions.call
+service.sessions.offload
 service.sessions.runner
 service.inference.handler
 service.worker.__main__

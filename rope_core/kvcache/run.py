@@ -195,7 +195,7 @@ def _attend(call: LayerInput, q: Tensor, backend: str | None, batches: Batches) 
     sinks = (
         None if group.sinks is None else sinks_tensor(group.sinks[plan.layer_in_group], q.device)
     )
-    key = id(plan.pool), group.num_heads, group.attention, out_dtype, id(sinks)
+    key = id(plan.pool), plan.dtype, group.num_heads, group.attention, out_dtype, id(sinks)
     start, name = 0, ""
     for row in plan.rows:
         rows = slice(start, start + row.num_queries)

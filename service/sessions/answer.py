@@ -28,6 +28,8 @@ class SessionAnswer(NamedTuple):
     """The run on the device; None where the operation needed none."""
     backend: str = ""
     """Name of the backend that computed; empty where none did."""
+    restore_s: float = 0.0
+    """Seconds in which offloaded pages came back to the device; 0 where none were offloaded."""
 
 
 def message_of(values: Mapping[str, Any], tensors: Mapping[str, Tensor] = NO_TENSORS) -> Message:

@@ -157,7 +157,9 @@ class SessionTable:
         if session.ended is not None:
             self._close(session)
             return
-        now = session.lease.renewed = self.clock()
+        now = self.clock()
+        if session.turns.last_renews:
+            session.lease.renewed = now
         if now >= session.lease.ends:
             self.end(session, "expired")
         else:

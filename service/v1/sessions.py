@@ -277,6 +277,8 @@ async def _send(
         (b"content-length", b"%d" % sum(map(len, parts))),
         *io.server_timing(answer.completed, answer.backend),
     ]
+    if answer.restore_s:
+        headers.append((b"server-timing", b"restore;dur=%.3f" % (answer.restore_s * 1e3)))
     for name, value in answer.headers.items():
         headers.append((name.lower().encode(), value.encode()))
     if warnings := answer.message.params.values.get("warnings"):

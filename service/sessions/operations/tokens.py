@@ -1,6 +1,7 @@
 """Append, attend, and step: both in one run."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +63,10 @@ async def run(call: SessionCall, kind: TokenOperation) -> SessionAnswer:
             turn.release()
             state = state_of(session, kind, layers, has_layers=request.has_layers)
             return call.answer(state, shape.empty(request, dtype) if kind.attends else NO_TENSORS)
-        inputs, pending = plan(call.services.registry, session, request, decision)
+        registry = call.services.registry
+        inputs, pending = await call.services.offload.with_room(
+            partial(plan, registry, session, request, decision), call.context
+        )
     except BaseException:
         turn.release()
         raise
