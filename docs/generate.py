@@ -315,10 +315,11 @@ and a line with `num_dropped` follows when writing succeeds again.
 """
 
 
-class NoArena(NamedTuple):
+class NoArenas(NamedTuple):
     """The memory of a service before its first session."""
 
-    arena: None = None
+    device: None = None
+    host: None = None
 
 
 def metrics_page() -> str:
@@ -331,7 +332,7 @@ def metrics_page() -> str:
     }
     models = {"rope": Statistics("rope", lambda: 0)}
     rows = [_metric(family, labels.get(family.name, ())) for family in metrics.registry.collect()]
-    sessions = SessionMetrics(SessionTable(SessionIds("0", None)), NoArena())
+    sessions = SessionMetrics(SessionTable(SessionIds("0", None)), NoArenas())
     for collector in (sessions, TritonMetrics(models)):
         rows += [_metric(family, tuple(family.samples[0].labels)) for family in collector.collect()]
     return METRICS + "".join(rows) + LOGS

@@ -177,6 +177,10 @@ ADVICE: Mapping[str, Advice] = {
         "Compare rope_queue_wait_seconds (add replicas) with rope_compute_seconds (shorter "
         "sessions, or a window). Send long prompts in chunks.",
     ),
+    "rope_kv_restore_seconds": Advice(
+        "It grows with each step: sessions leave the device and come back.",
+        "Raise ROPE_KV_BYTES, add replicas, or pin the sessions that must stay on the device.",
+    ),
     "rope_session_gone": Advice(
         "`evicted` or `device_lost` grow, or `expired` although clients delete their sessions.",
         "`evicted`: see rope_kv_bytes. `device_lost`: replace the device. `expired`: clients have "

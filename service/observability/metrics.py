@@ -163,6 +163,9 @@ class Metrics:
             "session_step",
             "Time of a step of a session, or of several in one request: wait, queue and run.",
         )
+        self.kv_restore_seconds = self._seconds(
+            "kv_restore", "Time in which the pages of an offloaded session came back to the device."
+        )
         self.session_segments = Histogram(
             "rope_session_segments",
             "Segments of the row that has the most, of the rows that a run attends to.",

@@ -65,7 +65,8 @@ def build_sessions(inference: InferenceHandler, lifecycle: Lifecycle) -> Session
     if settings.kv_host_bytes:
         make_host = partial(_make_host, settings, inference.engine.device)
     services = SessionServices(inference, registry, lambda: _make_arena(inference), make_host)
-    inference.metrics.registry.register(SessionMetrics(registry, services))
+    services.offload.on_restore = inference.metrics.kv_restore_seconds.observe
+    inference.metrics.registry.register(SessionMetrics(registry, services.offload))
     for operation in OPERATION_NAMES:
         inference.metrics.session_ops(operation, "ok")
     return SessionHandler(services, lifecycle, is_on=_is_on(settings))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Protocol
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,6 +11,8 @@ from prometheus_client.registry import Collector
 from rope_core.kvcache.arena import Arena
 from service.sessions.errors import GoneReason
 from service.sessions.session import Session
+
+TIERS = ("device", "host")
 
 STATES = ("active", "idle", "frozen")
 
@@ -27,10 +30,12 @@ class Sessions(Protocol):
         """All live sessions."""
 
 
-class HasArena(Protocol):
-    """What has the memory of all sessions."""
+class Arenas(Protocol):
+    """Where the memory of all sessions is."""
 
-    arena: Arena | None
+    device: Arena | None
+    host: Arena | None
+    """Of offloaded sessions."""
 
 
 class SessionMetrics(Collector):
@@ -38,12 +43,12 @@ class SessionMetrics(Collector):
 
     Args:
         registry: of all sessions.
-        memory: of all sessions.
+        arenas: memory of all sessions.
     """
 
-    def __init__(self, registry: Sessions, memory: HasArena) -> None:
+    def __init__(self, registry: Sessions, arenas: Arenas) -> None:
         self._registry = registry
-        self._memory = memory
+        self._arenas = arenas
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -53,18 +58,20 @@ class SessionMetrics(Collector):
             "or waits.",
             labels=("tier", "state"),
         )
-        states = Counter(map(_state, self._registry.sessions))
-        for state in STATES:
-            sessions.add_metric(("device", state), states[state])
+        states = Counter((each.tier, _state(each)) for each in self._registry.sessions)
+        for labels in product(TIERS, STATES):
+            sessions.add_metric(labels, states[labels])
         yield sessions
-        arena = self._memory.arena
+        arena = self._arenas.device
         num_bytes = GaugeMetricFamily(
             "rope_kv_bytes",
-            "Memory of KV sessions: used by tokens, reserved, shared by rows or sessions, and free "
-            "for further reservations; 0 before the first session.",
+            "Memory of KV sessions: used by tokens, reserved, shared by rows or sessions, free for "
+            "further reservations, and of the host for offloaded sessions; 0 before the first.",
             labels=("kind",),
         )
-        for kind, number in _bytes_by_kind(arena).items():
+        host = self._arenas.host
+        host_bytes = 0 if host is None else host.used_bytes
+        for kind, number in {**_bytes_by_kind(arena), "host": host_bytes}.items():
             num_bytes.add_metric((kind,), number)
         yield num_bytes
         yield CounterMetricFamily(
