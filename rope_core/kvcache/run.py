@@ -64,7 +64,8 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
     """
     if len(inputs) == 1 and backend is None:
         (only,) = inputs
-        if (output := _decode(only)) is not None:
+        needs_pages = only.plan.clears or only.plan.copies
+        if not needs_pages and (output := _decode(only)) is not None:
             return [output]
     for call in inputs:
         check_tensors(call.plan, call.q, call.k, call.v)
@@ -93,7 +94,7 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
 def _decode(call: LayerInput) -> LayerOutput | None:
     """Return the answer to a usual step of decoding; None if the call is something else."""
     plan, q, k, v = call.plan, call.q, call.k, call.v
-    if q is None or k is None or v is None or plan.clears or plan.copies or not plan.rows:
+    if q is None or k is None or v is None:
         return None
     answer = decode(plan, q, k, v, call.out_dtype)
     if answer is None:
@@ -143,6 +144,8 @@ def _run_torch(inputs: Sequence[LayerInput], backend: str | None) -> list[LayerO
         key = id(plan.pool), plan.layer_in_group, plan.group, plan.dtype, call.out_dtype
         alike[(*key, *has_tensors)].append(number)
     together = [_joined([inputs[number] for number in same]) for same in alike.values()]
+    if backend is None and len(together) == 1 and (answer := _decode(together[0])) is not None:
+        return [*_split([*inputs], answer)]
     for call in together:
         if call.k is not None and call.v is not None:
             write_tokens(call.plan, page_memory(call.plan.pool), call.k, call.v)

@@ -1,10 +1,11 @@
-"""The usual step of decoding on a CPU: one row, one token, one segment. Compiled code does it all.
+"""The usual step of decoding on a CPU: one token and one segment a row. Compiled code does it all.
 
 The same functions as in the general way, on the same numbers, so the answers have the same bits.
 What surrounds them is a large part of the time of a step of few keys.
 """
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,14 +14,19 @@ import torch
 from torch import Tensor
 
 from rope_core import compiled
-from rope_core.angles import token_angles_at
+from rope_core.angles import Angles, token_angles_at
 from rope_core.backends.work import UNBOUNDED
+from rope_core.config import RopeConfig
 from rope_core.kvcache.compute import compiled_attend
 from rope_core.kvcache.compute.attend import sinks_tensor
 from rope_core.kvcache.compute.page_memory import page_memory
-from rope_core.kvcache.compute.rotation import COPY, CompiledRotation, compiled_rotation
+from rope_core.kvcache.compute.rotation import (
+    CompiledRotation,
+    compiled_rotation,
+    query_angles,
+)
 from rope_core.kvcache.config import KVGroup
-from rope_core.kvcache.plan import LayerPlan
+from rope_core.kvcache.plan import LayerPlan, RowPlan
 
 LANES, MAX_ROWS = compiled_attend.LANES, compiled_attend.MAX_ROWS
 
@@ -31,9 +37,10 @@ class DecodeForm:
 
     group: KVGroup
     rotation: CompiledRotation
-    q_shape: tuple[int, int, int]
-    k_shape: tuple[int, int, int]
-    v_shape: tuple[int, int, int]
+    q_shape: tuple[int, int]
+    """Of a token."""
+    k_shape: tuple[int, int]
+    v_shape: tuple[int, int]
     bounds: tuple[int, int, int]
     """Left and right end of the window, and the chunk."""
     scale: float
@@ -54,9 +61,9 @@ def _make_form(group: KVGroup) -> DecodeForm | None:
     return DecodeForm(
         group,
         rotation,
-        (1, group.num_heads, group.head_dim),
-        (1, group.num_kv_heads, group.head_dim),
-        (1, group.num_kv_heads, group.value_dim),
+        (group.num_heads, group.head_dim),
+        (group.num_kv_heads, group.head_dim),
+        (group.num_kv_heads, group.value_dim),
         (left, right, config.chunk or 0),
         group.head_dim**-0.5 if config.scale is None else float(config.scale),
         config.softcap or 0.0,
@@ -82,93 +89,127 @@ def _form_of(group: KVGroup) -> DecodeForm | None:
 def decode(
     plan: LayerPlan, q: Tensor, k: Tensor, v: Tensor, out_dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor, str] | None:
-    """Write a token and attend from it.
+    """Write a token of each row and attend from it.
 
     Args:
         plan: of a step; its copies and clears are done.
-        q: `[1, H, D]`.
-        k: `[1, Hkv, D]`, not rotated.
-        v: `[1, Hkv, Dv]`.
+        q: `[B, H, D]`.
+        k: `[B, Hkv, D]`, not rotated.
+        v: `[B, Hkv, Dv]`.
         out_dtype: None for that of q.
 
     Returns:
-        out `[1, H, Dv]`, lse float32 `[1, H]`, and the name of the backend. None where the general
+        out `[B, H, Dv]`, lse float32 `[B, H]`, and the name of the backend. None where the general
         way must do it, or must refuse it; nothing is written then.
     """
-    row, *others = plan.rows
-    if others or row.num_new != 1 or row.num_queries != 1 or len(row.segments) != 1:
-        return None
-    group, pool, dtype = plan.group, plan.pool, plan.dtype
-    form, attention, rotary = _form_of(group), compiled_attend.extension(), compiled.extension()
+    form, attention, rotary = (
+        _form_of(plan.group),
+        compiled_attend.extension(),
+        compiled.extension(),
+    )
     if form is None or attention is None or rotary is None:
         return None
-    if row.tail_mask is not None or pool.shape.dtype is not dtype:
+    group, pool, dtype, rows = plan.group, plan.pool, plan.dtype, plan.rows
+    num_rows = len(rows)
+    if pool.shape.dtype is not dtype or not _are_usual(rows):
         return None
     for x, shape in ((q, form.q_shape), (k, form.k_shape), (v, form.v_shape)):
-        if x.shape != shape or x.dtype is not dtype or not x.is_cpu or not x.is_contiguous():
+        if x.shape != (num_rows, *shape) or x.dtype is not dtype:
+            return None
+        if not x.is_cpu or not x.is_contiguous():
             return None
     memory = page_memory(pool)
     if not memory.keys.is_cpu:
         return None
-    segment = row.segments[0]
     cos = sin = 0
     if group.rope is not None:
-        assert plan.base_positions is not None, "the group has a rope"
-        assert plan.q_positions is not None, "the group has a rope"
-        base = int(plan.base_positions[0])
-        if int(plan.q_positions[0]) - segment.shift[0] != base:
-            return None
-        angles = token_angles_at(group.rope, base)
-        if angles.scale is not None:
+        angles = _angles(plan, group.rope)
+        if angles is None or angles.scale is not None:
             return None
         cos, sin = angles.cos.data_ptr(), angles.sin.data_ptr()
-    page_tokens, size = memory.page_tokens, dtype.itemsize
-    page, slot = divmod(int(plan.slots[0]), page_tokens)
-    layer = plan.layer_in_group
-    page += layer
     heads, kv_heads = group.num_heads, group.num_kv_heads
-    width, value_width = group.head_dim, group.value_dim
-    out_dtype = dtype if out_dtype is None else out_dtype
-    rotated = torch.empty_like(q)
-    out = torch.empty((1, heads, value_width), dtype=out_dtype)
-    lse = torch.empty((1, heads))
-    number, out_number = compiled.DTYPES[dtype], compiled.DTYPES[out_dtype]
+    width, value_width, size = group.head_dim, group.value_dim, dtype.itemsize
+    layer, page_tokens = plan.layer_in_group, memory.page_tokens
+    threads, number = torch.get_num_threads(), compiled.DTYPES[dtype]
     pairs, first, interleaved = form.rotation
-    threads = torch.get_num_threads()
     rotate = rotary.rotate
-    address = memory.key_address + page * memory.key_page_bytes + slot * width * size
+    key_address, value_address = memory.key_address, memory.value_address
+    key_page_bytes, value_page_bytes = memory.key_page_bytes, memory.value_page_bytes
+    k_token, v_token = kv_heads * width, kv_heads * value_width
+    k_source, v_source, key_cos, key_sin = k.data_ptr(), v.data_ptr(), cos, sin
+    angle_bytes = 4 * pairs if cos else 0
+    of_key = 1, pairs, kv_heads, width, first, number, interleaved, False, threads
+    of_value = 0, 0, 1, 0, kv_heads, value_width, 0, number, False, False, threads
+    k_strides = width, page_tokens * width, 1
+    v_strides = value_width, page_tokens * value_width, 1
+    for each in plan.slots.tolist():
+        page, slot = divmod(each, page_tokens)
+        page += layer
+        address = key_address + page * key_page_bytes + slot * width * size
+        rotate(key_cos, key_sin, *of_key, k_source, k_token, width, address, *k_strides)
+        address = value_address + page * value_page_bytes + slot * value_width * size
+        rotate(*of_value, v_source, v_token, value_width, address, *v_strides)
+        k_source, v_source = k_source + k_token * size, v_source + v_token * size
+        key_cos, key_sin = key_cos + angle_bytes, key_sin + angle_bytes
+    rotated = torch.empty_like(q)
+    q_address, q_token = rotated.data_ptr(), heads * width
     rotate(
-        *(cos, sin, 1, pairs, kv_heads, width, first, number, interleaved, False, threads),
-        *(k.data_ptr(), kv_heads * width, width, address, width, page_tokens * width, 1),
+        *(cos, sin, num_rows, pairs, heads, width, first, number, interleaved, False, threads),
+        *(q.data_ptr(), q_token, width, q_address, q_token, width, num_rows),
     )
-    address = memory.value_address + page * memory.value_page_bytes + slot * value_width * size
-    rotate(
-        *(0, 0, 1, COPY.num_pairs, kv_heads, value_width, COPY.start, number, COPY.interleaved),
-        *(False, threads, v.data_ptr(), kv_heads * value_width, value_width, address),
-        *(value_width, page_tokens * value_width, 1),
-    )
-    rotated_address = rotated.data_ptr()
-    rotate(
-        *(cos, sin, 1, pairs, heads, width, first, number, interleaved, False, threads),
-        *(q.data_ptr(), heads * width, width, rotated_address, heads * width, width, 1),
-    )
-    groups, num_keys = segment.page_groups, segment.num_keys
-    numbers = array(
-        "q",
-        (
-            *(1, 1, out.data_ptr(), lse.data_ptr(), 0, 0, 0, row.num_keys, 1, row.q_index[0]),
-            *(rotated_address, segment.first_slot, num_keys),
-            *(segment.first_place, segment.first_index, len(groups)),
-        ),
-    )
-    numbers.frombytes(np.add(groups, layer, dtype=np.int64).tobytes())
+    out_dtype = dtype if out_dtype is None else out_dtype
+    out = torch.empty((num_rows, heads, value_width), dtype=out_dtype)
+    lse = torch.empty((num_rows, heads))
+    out_address, lse_address, total_keys = out.data_ptr(), lse.data_ptr(), 0
+    out_row, lse_row, q_row = heads * value_width * out_dtype.itemsize, 4 * heads, q_token * size
+    numbers = array("q", (num_rows,))
+    for row in rows:
+        segment = row.segments[0]
+        groups, num_keys = segment.page_groups, segment.num_keys
+        numbers.extend(
+            (
+                *(1, out_address, lse_address, 0, 0, 0, row.num_keys, 1, row.q_index[0]),
+                *(q_address, segment.first_slot, num_keys),
+                *(segment.first_place, segment.first_index, len(groups)),
+            )
+        )
+        numbers.frombytes(np.add(groups, layer, dtype=np.int64).tobytes())
+        total_keys += num_keys
+        out_address, lse_address = out_address + out_row, lse_address + lse_row
+        q_address += q_row
     sinks = 0
     if group.sinks is not None:
         sinks = sinks_tensor(group.sinks[layer], q.device).data_ptr()
     attention.attend(
-        *(numbers.buffer_info()[0], memory.key_address, memory.value_address),
-        *(memory.key_page_bytes, memory.value_page_bytes, page_tokens, kv_heads),
-        *(heads // kv_heads, width, value_width, number, out_number, *form.bounds, sinks),
-        *(threads, num_keys * heads * (width + value_width), form.scale, form.softcap),
+        *(numbers.buffer_info()[0], key_address, value_address, key_page_bytes, value_page_bytes),
+        *(page_tokens, kv_heads, heads // kv_heads, width, value_width, number),
+        *(compiled.DTYPES[out_dtype], *form.bounds, sinks),
+        *(threads, total_keys * heads * (width + value_width), form.scale, form.softcap),
     )
     return out, lse, compiled_attend.name
+
+
+def _are_usual(rows: Sequence[RowPlan]) -> bool:
+    """Tell whether each row has one token, one query and one segment."""
+    for row in rows:
+        if row.num_new != 1 or row.num_queries != 1 or row.tail_mask is not None:
+            return False
+        if len(row.segments) != 1:
+            return False
+    return True
+
+
+def _angles(plan: LayerPlan, rope: RopeConfig) -> Angles | None:
+    """Return the angles of the tokens of all rows; None if queries have others than their keys."""
+    bases, positions = plan.base_positions, plan.q_positions
+    assert bases is not None, "the group has a rope"
+    assert positions is not None, "the group has a rope"
+    shifts = [row.segments[0].shift[0] for row in plan.rows]
+    if (positions - bases).tolist() != shifts:
+        return None
+    return (
+        token_angles_at(rope, int(bases[0])) if len(bases) == 1 else query_angles(bases, rope, _CPU)
+    )
+
+
+_CPU = torch.device("cpu")

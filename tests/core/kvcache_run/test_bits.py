@@ -224,7 +224,7 @@ def test_a_decode_step_has_the_bits_of_the_general_way(rope, dtype, monkeypatch)
             assert torch.equal(answers[0].out, answers[1].out)
             assert torch.equal(answers[0].lse, answers[1].lse)
             assert torch.equal(*memories)
-    assert len(runs) == 4
+    assert len(runs) >= 4
 
 
 def test_a_page_is_copied_before_anything_is_written():
