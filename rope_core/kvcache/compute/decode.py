@@ -184,7 +184,8 @@ def decode(
         *(numbers.buffer_info()[0], key_address, value_address, key_page_bytes, value_page_bytes),
         *(page_tokens, kv_heads, heads // kv_heads, width, value_width, number),
         *(compiled.DTYPES[out_dtype], *form.bounds, sinks),
-        *(threads, total_keys * heads * (width + value_width), form.scale, form.softcap),
+        *(threads, total_keys * heads * (width + value_width), number, 0, 0),  # no scales
+        *(form.scale, form.softcap),
     )
     return out, lse, compiled_attend.name
 
