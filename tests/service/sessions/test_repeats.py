@@ -9,24 +9,34 @@ from hypothesis import strategies as st
 from rope_core import ConfigError
 from service.sessions.errors import SessionConflict
 from service.sessions.guard import check_append, check_guard
-from service.sessions.repeats import MAX_OP_IDS, Repeats, append_digest, fingerprint_of
+from service.sessions.repeats import (
+    MAX_OP_IDS,
+    Repeats,
+    append_digest,
+    fingerprint_of,
+    payload_digest,
+)
 
 K, V, POSITIONS = b"k" * 64, b"v" * 64, struct.pack("<2q", 5, 6)
 
 
+def digest_of(start, *payload):
+    return append_digest(start, payload_digest(*payload))
+
+
 def test_what_the_digest_covers():
     digests = [
-        append_digest(5, K, V, None),
-        append_digest(5, K, V, POSITIONS),
-        append_digest(5, K, V, struct.pack("<2q", 5, 7)),
-        append_digest(6, K, V, None),
-        append_digest(5, V, K, None),
-        append_digest(5, K[:32], V[:32], None),
-        append_digest(5, K, V, b""),
+        digest_of(5, K, V, None),
+        digest_of(5, K, V, POSITIONS),
+        digest_of(5, K, V, struct.pack("<2q", 5, 7)),
+        digest_of(6, K, V, None),
+        digest_of(5, V, K, None),
+        digest_of(5, K[:32], V[:32], None),
+        digest_of(5, K, V, b""),
     ]
     assert len({*digests}) == len(digests)
-    assert all(len(digest) == 16 for digest in digests)
-    assert append_digest(5, memoryview(K), bytearray(V), None) == digests[0]
+    assert all(len(digest) == 24 for digest in digests)
+    assert digest_of(5, memoryview(K), bytearray(V), None) == digests[0]
 
 
 @given(
@@ -43,7 +53,7 @@ def test_what_the_digest_covers():
     )
 )
 def test_other_appends_have_other_digests(appends):
-    assert len({append_digest(*append) for append in appends}) == len(appends)
+    assert len({digest_of(*append) for append in appends}) == len(appends)
 
 
 def test_the_last_append_of_each_layer_and_row():
@@ -196,7 +206,7 @@ class Model:
     def append(self, rows, payloads, expected, generation):
         def digests(starts):
             return [
-                append_digest(start, b"".join(payload), b"", None)
+                digest_of(start, b"".join(payload), b"", None)
                 for start, payload in zip(starts, payloads, strict=True)
             ]
 
