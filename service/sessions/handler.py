@@ -130,6 +130,7 @@ class SessionHandler:
         del message
         try:
             if operation == "fork":
+                self._refuse_when_ending()
                 return (await fork.run(call))[0]
             if operation != "step":
                 return await OPERATIONS[operation](call)
@@ -304,6 +305,10 @@ class SessionHandler:
 
         return await self._once(partial(self._fork, call), again, call.context, options)
 
+    def _refuse_when_ending(self) -> None:
+        """Let the registry refuse new sessions once the service is ending."""
+        self.services.registry.is_draining = self._lifecycle.ending
+
     async def _create(
         self, message: Message, context: RequestContext
     ) -> tuple[SessionAnswer, Sequence[Session]]:
@@ -337,7 +342,7 @@ class SessionHandler:
         options: CreateOptions,
     ) -> SessionAnswer:
         """Create sessions, or answer a request that has created them before."""
-        self.services.registry.is_draining = self._lifecycle.ending
+        self._refuse_when_ending()
         if options.key is None:
             return (await create_now())[0]
         claim = self._keys.claim(context.tenant, options.key, options.digest)

@@ -1,13 +1,21 @@
 """Who may have sessions, what logs and metrics show of them, and limits of requests."""
 
+import time
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
 
+from service.batching.admission import Admission, Charge
+from service.errors import ShuttingDown
+from service.inference.handler import RequestContext
 from service.lifecycle import Lifecycle
 from service.observability import logs
+from service.sessions.build import build_sessions
+from service.sessions.handler import SessionHandler
 from service.sessions.paths import hash_of_id
+from service.wire import Message
 from tests.service.access.keys_files import table
 from tests.service.conftest import asking, running
 from tests.service.messages import check_problem
@@ -147,3 +155,21 @@ async def test_json_in_and_out(http: HttpSessions):
     assert answer.headers["content-type"] == "application/x-safetensors"
     forked = await http.client.post(f"/v1/sessions/{session}/fork", json={}, headers=accept)
     assert forked.headers["content-type"] == "application/json", "documents are JSON"
+
+
+async def test_a_stream_forks_nothing_once_the_service_ends():
+    handlers: list[SessionHandler] = []
+
+    def build(*arguments: Any) -> SessionHandler:
+        handlers.append(build_sessions(*arguments))
+        return handlers[-1]
+
+    lifecycle = Lifecycle()
+    context = RequestContext(time.monotonic() + 60, Charge(Admission(2**20)), None)
+    with patch("service.oip.state.build_sessions", build):
+        async with running(lifecycle, kv_bytes=2**22) as app, asking(app) as client:
+            session = await HttpSessions(client).new()
+            await handlers[0].call(session, "fork", Message({}), context)
+            lifecycle.drain()
+            with pytest.raises(ShuttingDown):
+                await handlers[0].call(session, "fork", Message({}), context)
