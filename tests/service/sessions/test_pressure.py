@@ -223,6 +223,32 @@ def test_reserved_bytes_are_limited_by_tenant():
     assert other.ended is None
 
 
+def test_an_offloaded_session_keeps_its_place_within_the_limit():
+    world = World(1000)
+    tenant = Tenant("t", max_kv_bytes=100)
+    session = world.create(tenant, num_bytes=10)
+    session.cache.bytes_to_restore = 90
+    assert (session.tier, session.charged_bytes) == ("host", 90)
+    with pytest.raises(SessionQuota):
+        world.create(tenant, num_bytes=11)
+    world.create(tenant, num_bytes=10)
+    # its pages come back although the limit is reached
+    world.create(OTHER, num_bytes=975)
+    with pytest.raises(KVMemoryFull):
+        world.registry.grow(session, lambda: session.cache.grow(80), is_charged=True)
+    with pytest.raises(SessionQuota):
+        world.registry.grow(session, lambda: session.cache.grow(80))
+
+
+def test_an_offloaded_session_is_not_evicted():
+    world = World(100)
+    session = world.create(num_bytes=60, is_evictable=True)
+    session.cache.bytes_to_restore = 60
+    with pytest.raises(NoKVMemory):
+        world.create(num_bytes=60)
+    assert session.ended is None
+
+
 def test_growth_without_undo_is_refused_only_afterwards():
     world = World(1000)
     tenant = Tenant("t", max_kv_bytes=100)

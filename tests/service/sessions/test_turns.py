@@ -170,6 +170,30 @@ def test_on_idle_is_called_after_the_last_operation():
     assert calls == [False]
 
 
+def test_a_turn_that_renews_nothing_tells_so_when_it_is_the_last():
+    renewals = []
+    turns = Turns(lambda: renewals.append(turns.last_renews))
+    Turn([turns]).release()
+    Turn([turns], renews=False).release()
+    quiet, use = Turn([turns], renews=False), Turn([turns])
+    quiet.release()
+    use.release()
+    assert renewals == [True, False, True]
+
+
+def test_a_turn_that_is_handed_over_keeps_its_places():
+    turns, others = Turns(), Turns()
+    first, second = Turn([turns, others]), Turn([turns])
+    other = first.hand_over()
+    first.release()
+    assert other.is_held
+    assert not first.is_held
+    assert not second.is_held
+    other.release()
+    assert second.is_held
+    assert not others.is_busy
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_random_operations_and_cancellations(seed):
     """At most one operation of a session runs; all end; the order of each session is kept."""
