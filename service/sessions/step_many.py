@@ -141,6 +141,8 @@ async def run(
 
     operation = PlannedOperation(turn, commit, discard)
     outputs, completed = await services.run(jobs, operation, context)
+    decisions = [part.decision for part in planned if part.decision is not None]
+    services.metrics.session_repeats.inc(sum(decision.is_repeat for decision in decisions))
     return shape.answer(parts, planned, outputs, completed)
 
 
@@ -234,8 +236,6 @@ def _plan_all(
                 raise ConfigError("sessions", expected, "another")
             part.layer = request.layers[0]
             part.decision = decide(session, request)
-            if part.decision.is_repeat:
-                services.metrics.session_repeats.inc()
             inputs, part.pending = plan(services.registry, session, request, part.decision)
         except (ServiceError, RopeError) as error:
             part.fail(error)

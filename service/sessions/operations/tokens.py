@@ -42,9 +42,9 @@ async def run(call: SessionCall, kind: TokenOperation) -> SessionAnswer:
     turn = await call.take_turn(changes=kind.appends)
     try:
         decision = decide(session, request)
+        is_done = not sum(request.tokens.num_tokens) or (decision.is_repeat and not kind.attends)
         if decision.is_repeat:
             call.services.metrics.session_repeats.inc()
-        is_done = not sum(request.tokens.num_tokens) or (decision.is_repeat and not kind.attends)
         if is_done:
             turn.release()
             state = state_of(session, kind, layers, has_layers=request.has_layers)
