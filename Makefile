@@ -15,7 +15,7 @@ JOBS ?= 2
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test clean
+.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -78,6 +78,9 @@ bench: $(READY)  ## the tables of docs/performance.md; needs gcc, h2load and tas
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.in_process
 	$(BIN)/python -m benchmarks.protocol
+
+bench-sessions: $(READY)  ## steps of sessions beside echoes and calls without a session; needs taskset
+	$(BIN)/python -m benchmarks.sessions
 
 bench-diagnose: $(READY)  ## how often diagnose is right, by code, beside an oracle in NumPy
 	$(BIN)/python -m benchmarks.diagnose

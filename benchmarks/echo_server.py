@@ -1,4 +1,4 @@
-"""Minimal servers that echo the request body: uvicorn over HTTP, and grpc.aio."""
+"""Minimal servers that echo what they get: uvicorn over HTTP and WebSocket, and grpc.aio."""
 
 import argparse
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,10 @@ async def app(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """Echo the body over HTTP."""
+    """Echo the body over HTTP, and the messages of a WebSocket."""
+    if scope["type"] == "websocket":
+        await _echo_messages(scope, receive, send)
+        return
     chunks = []
     more_body = True
     while more_body:
@@ -30,6 +33,19 @@ async def app(
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [length]})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _echo_messages(
+    scope: dict[str, Any],
+    receive: Callable[[], Awaitable[dict[str, Any]]],
+    send: Callable[[dict[str, Any]], Awaitable[None]],
+) -> None:
+    """Echo the first bytes of each message: as many as the query says, all without one."""
+    size = int(scope["query_string"] or 2**30)
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (event := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "bytes": event["bytes"][:size]})
 
 
 async def echo(request: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -50,7 +66,9 @@ async def serve(http_port: int, grpc_port: int | None) -> None:
         app,
         port=http_port,
         http="httptools",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=2**30,
+        ws_per_message_deflate=False,
         lifespan="off",
         access_log=False,
         log_config=None,

@@ -61,6 +61,11 @@ class Server:
         tick_s = 1 / os.sysconf("SC_CLK_TCK")
         return CpuTime((user + kernel) * tick_s, kernel * tick_s)
 
+    def run_s(self) -> float:
+        """Return the processor time of all threads so far, to the nanosecond."""
+        paths = Path("/proc").glob(f"{self._pid}/task/*/schedstat")
+        return sum(int(path.read_text().split()[0]) for path in paths) / 1e9
+
     def peak_bytes(self) -> int:
         """Return the peak of the process's resident memory, without its descendants."""
         lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()

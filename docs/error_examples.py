@@ -163,7 +163,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         common.UpgradeRequired,
         "The route is a WebSocket, and the request does not ask for one.",
-        "Open it with a WebSocket client (docs/sessions-stream.md).",
+        "Open it with a WebSocket client (docs/sessions.md).",
         make=lambda: common.UpgradeRequired("this route is a WebSocket: ask for the upgrade"),
         protocols=("/v1",),
     ),
@@ -388,6 +388,32 @@ ROWS: tuple[Row, ...] = (
         ),
     ),
     Row(
+        oip.SequencesOff,
+        "A request names the model `rope_session`, and clients may not choose ids of sequences.",
+        "Use API keys, or set ROPE_SEQUENCE_IDS (docs/settings.md).",
+        (Example("GET /v2/models/rope_session"),),
+        protocols=("/v2", "gRPC"),
+    ),
+    Row(
+        oip.SequenceExists,
+        "A request with `sequence_start` names a sequence that lives.",
+        "End the sequence by `sequence_end`, or use another `sequence_id`.",
+        make=lambda: oip.SequenceExists(
+            "sequence 7 of model 'rope_session' exists already: end it, or start another"
+        ),
+        protocols=("/v2", "gRPC"),
+    ),
+    Row(
+        oip.UnknownSequence,
+        "A request without `sequence_start` names a sequence that was not started, or has ended.",
+        "Send `sequence_start`, and a configuration, with the first request of a sequence.",
+        make=lambda: oip.UnknownSequence(
+            "inference request for sequence 7 to model 'rope_session' must specify the START flag "
+            "on the first request of the sequence"
+        ),
+        protocols=("/v2", "gRPC"),
+    ),
+    Row(
         oip.NotServed,
         "The service does not have this part of the protocol.",
         "Use system shared memory; set the log level by ROPE_LOG_LEVEL.",
@@ -427,7 +453,6 @@ ROWS: tuple[Row, ...] = (
         "The session has ended; `reason` tells why.",
         "Create another session, and append the tokens again.",
         make=lambda: sessions.SessionGone("expired"),
-        protocols=("/v1",),
     ),
     Row(
         sessions.SessionConflict,
@@ -436,7 +461,6 @@ ROWS: tuple[Row, ...] = (
         make=lambda: sessions.SessionConflict(
             "the session has other lengths than expected: [4], not [3]", length=[4], generation=0
         ),
-        protocols=("/v1",),
     ),
     Row(
         sessions.LayersDiffer,
@@ -457,14 +481,12 @@ ROWS: tuple[Row, ...] = (
         "Another session of the tenant has the name.",
         "Use another name, or delete that session.",
         make=lambda: sessions.NameTaken("another session has the name prompt"),
-        protocols=("/v1",),
     ),
     Row(
         sessions.SessionTooLong,
         "A row would be longer than `max_tokens`, or a reservation larger than all memory.",
         "Create the session with more `max_tokens`, or evict tokens.",
         make=lambda: sessions.SessionTooLong("row 0 would have 9 tokens, more than max_tokens 8"),
-        protocols=("/v1",),
     ),
     Row(
         sessions.WrongOwner,
@@ -478,28 +500,24 @@ ROWS: tuple[Row, ...] = (
         "The session is a snapshot.",
         "Fork it, and change the fork.",
         make=sessions.Frozen,
-        protocols=("/v1",),
     ),
     Row(
         sessions.SessionQuota,
         "The tenant has as many sessions, bytes or pins as it may have.",
         "Delete sessions, or let the operator raise the limit.",
         make=lambda: sessions.SessionQuota("the tenant may have 1,024 sessions, and has 1,024"),
-        protocols=("/v1",),
     ),
     Row(
         sessions.NoKVMemory,
         "Too little memory is free for a new session.",
         "Send the request to another replica, or again after Retry-After; reserve less.",
         make=lambda: sessions.NoKVMemory(2**30, 2**20),
-        protocols=("/v1",),
     ),
     Row(
         sessions.KVMemoryFull,
         "Too little memory is free for the session to grow, which is unchanged.",
         "Delete sessions, or create sessions with `max_tokens`, which reserves memory.",
         make=lambda: sessions.KVMemoryFull(2**30, 2**20),
-        protocols=("/v1",),
     ),
 )
 

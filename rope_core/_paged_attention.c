@@ -31,19 +31,22 @@ enum {
     MAX_THREADS = 64,
     UNIT_ROWS = 64, /* rows of scores of a unit, where it has more than one head of keys */
 };
-enum dtype { FLOAT32, BFLOAT16, FLOAT16 };
+enum dtype { FLOAT32, BFLOAT16, FLOAT16, FLOAT8 }; /* FLOAT8: e4m3fn, of keys and values */
 
 typedef float vec __attribute__((vector_size(32)));
 typedef float vec_at __attribute__((vector_size(32), aligned(1), may_alias));
 typedef int32_t ints __attribute__((vector_size(32)));
 typedef uint16_t halves_at __attribute__((vector_size(16), aligned(1), may_alias));
+typedef uint8_t bytes_at __attribute__((vector_size(8), aligned(1), may_alias));
 typedef int64_t int64_at __attribute__((aligned(1), may_alias));
 
 typedef struct {
     const char *keys, *values;
     int64_t key_page, value_page; /* bytes from page to page */
     int64_t page_tokens, kv_heads, group, head_dim, value_dim;
-    int dtype, out_dtype;
+    int dtype, q_dtype, out_dtype; /* dtype: of keys and values */
+    const float *scales;           /* of keys [Hkv, P] and then of values in the first page, or NULL */
+    int64_t scale_page;            /* floats from page to page */
     float scale, softcap; /* softcap 0: none */
     int64_t left, right;  /* keys that a query sees before and after its index */
     int64_t chunk;        /* 0: none */
@@ -87,17 +90,34 @@ INLINE vec choose(ints condition, vec a, vec b) {
     return (vec)((condition & (ints)a) | (~condition & (ints)b));
 }
 
+INLINE int64_t size_of(int dtype) { return dtype == FLOAT32 ? 4 : dtype == FLOAT8 ? 1 : 2; }
+
+INLINE vec half8(halves_at x) {
+#if defined(__x86_64__)
+    return (vec)_mm256_cvtph_ps((__m128i)x);
+#else
+    typedef _Float16 float16s __attribute__((vector_size(16)));
+    return __builtin_convertvector((float16s)x, vec);
+#endif
+}
+
+/* Eight numbers of 8 bits: 4 of the exponent, 3 of the mantissa, and no infinity. As numbers of 16
+   bits with the same exponents, they are too small by a factor of 2**8. */
+INLINE vec load8(const char *x) {
+    const halves_at bits = __builtin_convertvector(*(const bytes_at *)x, halves_at);
+    const halves_at magnitude = bits & 0x7f, is_nan = (halves_at)(magnitude == 0x7f);
+    const halves_at half = (bits & 0x80) << 8 | magnitude << 7 | (is_nan & 0x7fff);
+    return half8(half) * splat(256.0f);
+}
+
 INLINE vec load(const char *x, int dtype) {
     if (dtype == FLOAT32) return *(const vec_at *)x;
+    if (dtype == FLOAT8) return load8(x);
+    if (dtype == FLOAT16) return half8(*(const halves_at *)x);
 #if defined(__x86_64__)
-    if (dtype == BFLOAT16)
-        return (vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)), 16);
-    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x));
+    return (vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)), 16);
 #else
-    if (dtype == BFLOAT16)
-        return (vec)(__builtin_convertvector(*(const halves_at *)x, ints) << 16);
-    typedef _Float16 float16s __attribute__((vector_size(16), aligned(1), may_alias));
-    return __builtin_convertvector(*(const float16s *)x, vec);
+    return (vec)(__builtin_convertvector(*(const halves_at *)x, ints) << 16);
 #endif
 }
 
@@ -171,7 +191,7 @@ INLINE vec tanh8(vec x) {
    product does not depend on how many there are. */
 INLINE void score_block(const float *q, const char *k, float *scores, int64_t dim, int dtype,
                         int rows, int keys) {
-    const int64_t size = dtype == FLOAT32 ? 4 : 2;
+    const int64_t size = size_of(dtype);
     vec sums[4][4];
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < keys; j++) sums[r][j] = splat(0.0f);
@@ -189,7 +209,7 @@ INLINE void score_block(const float *q, const char *k, float *scores, int64_t di
 
 INLINE void score_rows(const float *q, const char *k, float *scores, int64_t dim, int dtype,
                        int rows, int64_t num_keys) {
-    const int64_t size = dtype == FLOAT32 ? 4 : 2;
+    const int64_t size = size_of(dtype);
     const int keys = rows == 4 ? 3 : 4;
     int64_t j = 0;
     for (; j + keys <= num_keys; j += keys) {
@@ -204,7 +224,7 @@ INLINE void score_rows(const float *q, const char *k, float *scores, int64_t dim
 /* Add weights[r * PART + j] * v[j] to acc[r], over all j in order. */
 INLINE void sum_block(const float *weights, const char *v, float *acc, int64_t dim, int dtype,
                       int rows, int vectors, int64_t num_keys) {
-    const int64_t size = dtype == FLOAT32 ? 4 : 2;
+    const int64_t size = size_of(dtype);
     vec sums[4][4];
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < vectors; i++) sums[r][i] = *(const vec_at *)(acc + r * dim + i * LANES);
@@ -223,7 +243,7 @@ INLINE void sum_block(const float *weights, const char *v, float *acc, int64_t d
 
 INLINE void sum_rows(const float *weights, const char *v, float *acc, int64_t dim, int dtype,
                      int rows, int64_t num_keys) {
-    const int64_t size = dtype == FLOAT32 ? 4 : 2;
+    const int64_t size = size_of(dtype);
     const int vectors = rows == 1 ? 4 : 2;
     int64_t d = 0;
     for (; d + vectors * LANES <= dim; d += vectors * LANES)
@@ -259,6 +279,8 @@ INLINE void sum_tile(const float *weights, const char *v, float *acc, int64_t di
             break;                    \
         case BFLOAT16: call(BFLOAT16);\
             break;                    \
+        case FLOAT8: call(FLOAT8);    \
+            break;                    \
         default: call(FLOAT16);       \
     }
 
@@ -278,7 +300,7 @@ TARGET static int all_finite(const char *x, int64_t elements, int dtype) {
     ints found = {0};
     const ints exponent = (ints)splat(INFINITY);
     for (int64_t i = 0; i < elements; i += LANES) {
-        ints bits = (ints)load(x + i * (dtype == FLOAT32 ? 4 : 2), dtype);
+        ints bits = (ints)load(x + i * size_of(dtype), dtype);
         found |= (bits & exponent) == exponent;
     }
     int any = 0;
@@ -355,6 +377,22 @@ INLINE Tile tile_at(const Call *call, const int64_at *segment, int64_t key, int6
                   rest < stop - key ? rest : stop - key};
 }
 
+/* The scales of the keys of a tile; behind those of all heads of keys are those of values. */
+INLINE const float *scales_of(const Call *call, const Tile *tile, int64_t head) {
+    return call->scales + tile->page * call->scale_page + head * call->page_tokens + tile->slot;
+}
+
+INLINE void multiply(float *x, const float *scales, int64_t rows, int64_t count) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < count; j++) x[r * PART + j] *= scales[j];
+}
+
+INLINE int are_finite(const float *x, int64_t count) {
+    int finite = 1;
+    for (int64_t j = 0; j < count; j++) finite &= x[j] - x[j] == 0;
+    return finite;
+}
+
 /* Scale, cap and mask the scores of a piece; return whether a key is hidden from some query. */
 TARGET static int mask_scores(const Call *call, const int64_at *row, const int64_at *segment,
                               const Unit *unit, int64_t start, int64_t keys, const Scratch *s) {
@@ -387,7 +425,7 @@ TARGET static int mask_scores(const Call *call, const int64_at *row, const int64
 TARGET static void sum_visible(const Call *call, const int64_at *row, const int64_at *segment,
                                const char *v, const float *weights, float *acc, int64_t first,
                                int64_t count) {
-    const int64_t size = call->dtype == FLOAT32 ? 4 : 2;
+    const int64_t size = size_of(call->dtype);
     for (int64_t r = 0; r < row[QUERIES] * call->group; r++) {
         const int64_t query = r / call->group;
         int64_t low, high;
@@ -404,18 +442,21 @@ TARGET static void sum_visible(const Call *call, const int64_at *row, const int6
 TARGET static void attend_piece(const Call *call, const int64_at *row, const int64_at *segment,
                                 const Unit *unit, int64_t start, int64_t stop, const Scratch *s) {
     const int64_t rows = row[QUERIES] * call->group, dim = call->value_dim;
-    const int64_t size = call->dtype == FLOAT32 ? 4 : 2;
+    const int64_t size = size_of(call->dtype);
     Tile tile;
     /* all heads of a page, which are next to each other, before the next page */
     for (int64_t j = start; j < stop; j += tile.count) {
         tile = tile_at(call, segment, j, stop);
         const char *page = call->keys + tile.page * call->key_page;
-        for (int64_t h = 0; h < unit->heads; h++)
+        for (int64_t h = 0; h < unit->heads; h++) {
+            float *scores = s->scores + h * rows * PART + j - start;
             scores_of(s->q + h * rows * call->head_dim,
                       page + ((unit->first_head + h) * call->page_tokens + tile.slot) *
                                  call->head_dim * size,
-                      s->scores + h * rows * PART + j - start, call->head_dim, call->dtype, rows,
-                      tile.count);
+                      scores, call->head_dim, call->dtype, rows, tile.count);
+            if (call->scales)
+                multiply(scores, scales_of(call, &tile, unit->first_head + h), rows, tile.count);
+        }
     }
     const int some_hidden = mask_scores(call, row, segment, unit, start, stop - start, s);
     for (int64_t i = 0; i < rows * unit->heads; i++) {
@@ -430,9 +471,15 @@ TARGET static void attend_piece(const Call *call, const int64_at *row, const int
         for (int64_t h = 0; h < unit->heads; h++) {
             const char *v =
                 page + ((unit->first_head + h) * call->page_tokens + tile.slot) * dim * size;
-            const float *weights = s->scores + h * rows * PART + j - start;
+            float *weights = s->scores + h * rows * PART + j - start;
             float *acc = s->acc + h * rows * dim;
-            if (!some_hidden || all_finite(v, tile.count * dim, call->dtype))
+            const float *scales = NULL;
+            if (call->scales) {
+                scales = scales_of(call, &tile, call->kv_heads + unit->first_head + h);
+                multiply(weights, scales, rows, tile.count);
+            }
+            if (!some_hidden || (all_finite(v, tile.count * dim, call->dtype) &&
+                                 (!scales || are_finite(scales, tile.count))))
                 sums_of(weights, v, acc, dim, call->dtype, rows, tile.count);
             else
                 sum_visible(call, row, segment, v, weights, acc, j, tile.count);
@@ -444,13 +491,13 @@ TARGET static void attend_piece(const Call *call, const int64_at *row, const int
 TARGET static void load_queries(const Call *call, const int64_at *row, int64_t address,
                                 const Unit *unit, const Scratch *s) {
     const int64_t group = call->group, rows = row[QUERIES] * group, dim = call->head_dim;
-    const int64_t size = call->dtype == FLOAT32 ? 4 : 2;
+    const int64_t size = size_of(call->q_dtype);
     for (int64_t i = 0; i < rows * unit->heads; i++) {
         const int64_t r = i % rows, kv_head = unit->first_head + i / rows;
         const int64_t head = (r / group * call->kv_heads + kv_head) * group + r % group;
         const char *from = (const char *)address + head * dim * size;
         for (int64_t d = 0; d < dim; d += LANES)
-            *(vec_at *)(s->q + i * dim + d) = load(from + d * size, call->dtype);
+            *(vec_at *)(s->q + i * dim + d) = load(from + d * size, call->q_dtype);
     }
 }
 
@@ -568,11 +615,11 @@ static int run_threads(Work *work, int64_t threads) {
     return failed | work->failed;
 }
 
-enum { CALL_INTEGERS = 18 };
+enum { CALL_INTEGERS = 21 };
 
 /* work (int64: the number of rows, then the rows), keys, values, key_page, value_page, page_tokens,
    kv_heads, group, head_dim, value_dim, dtype, out_dtype, left, right, chunk, sinks, threads,
-   products, then scale and softcap */
+   products, q_dtype, scales, scale_page, then scale and softcap */
 static PyObject *attend(PyObject *module, PyObject *const *args, Py_ssize_t num_args) {
     (void)module;
     int64_t v[CALL_INTEGERS];
@@ -588,6 +635,7 @@ static PyObject *attend(PyObject *module, PyObject *const *args, Py_ssize_t num_
         .dtype = (int)v[10], .out_dtype = (int)v[11],
         .left = v[12], .right = v[13], .chunk = v[14],
         .sinks = (const float *)v[15],
+        .q_dtype = (int)v[18], .scales = (const float *)v[19], .scale_page = v[20],
         .scale = (float)PyFloat_AsDouble(args[CALL_INTEGERS]),
         .softcap = (float)PyFloat_AsDouble(args[CALL_INTEGERS + 1]),
     };

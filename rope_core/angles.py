@@ -203,6 +203,17 @@ def _token_angles(rope: RopeConfig, position: int) -> Angles:
     return position_table(rope, rows).map(lambda t: t[position : position + 1].clone())
 
 
+def token_angles_at(rope: RopeConfig, position: int) -> Angles:
+    """Return the angles of one token of a rope of one axis, `[1, n]`, contiguous, as `angles_at`.
+
+    Rows of a cached table where there is one: views, which are not to be kept.
+    """
+    rows = table_rows(position + 1, rope)
+    if position < 0 or rows is None or rows > USUAL_TABLE_ROWS:
+        return _token_angles(rope, position)
+    return position_table(rope, rows).map(lambda table: table[position : position + 1])
+
+
 def _device_inv_freq(rope: RopeConfig, device: torch.device, backend: str | None) -> Tensor | None:
     """Return the frequencies, float64 `[n]`, if kernels compute the angles, else None."""
     is_fused = backend == fused.name or (backend is None and not fused.only_named(device))

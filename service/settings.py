@@ -257,10 +257,19 @@ class Settings(BaseSettings):
     `on`: unless the service has no API keys and listens on an address that is not loopback; `open`:
     always."""
 
+    sequence_ids: bool | None = None
+    """Whether clients of the Open Inference Protocol may name sessions by a `sequence_id` that they
+    choose, which is no secret (docs/oip.md). If unset: with API keys only."""
+
     kv_bytes: PositiveInt | None = None
     """Memory for the keys and values of sessions. If unset: on a CPU a quarter of the control
     group's limit, on a GPU 60 % of what is free after the warm-up. It is allocated when the first
     session is created."""
+
+    kv_host_bytes: NonNegativeInt = 0
+    """Memory of the host for sessions that move there while others need the memory of the GPU:
+    those that were not used for 2 s, are not pinned and share no pages. 0: none move. It is
+    allocated when the first session is created."""
 
     kv_page_tokens: Annotated[int, Field(ge=1, le=1024)] = 64
     """Tokens of a page of keys and values. Smaller pages waste less memory for many short rows, and

@@ -19,6 +19,7 @@ from benchmarks import (
     overload,
     protocol,
     service,
+    sessions,
     table,
     workloads,
 )
@@ -76,6 +77,18 @@ def test_core_prints_a_row_for_each_case(tmp_path):
     assert len(table_rows(done.stdout)) == len(report["rows"]) > 10
     assert report["machine"]["torch"] == torch.__version__
     assert all(row["x_floor"] > 0 for row in report["rows"])
+
+
+def test_sessions_print_each_table(tmp_path, run_here):
+    report = tmp_path / "sessions.json"
+    out = run_here(sessions, "--json", str(report))
+
+    rows = json.loads(report.read_text())["rows"]
+    calls = [row["call"] for row in rows if "CPU us" in row]
+    assert calls == ["stateless", "in process", "WebSocket echo", "WebSocket", "HTTP echo", "HTTP"]
+    assert all(row["CPU us"] > 0 for row in rows if "CPU us" in row)
+    assert len(table_rows(out)) >= len(rows) > 10
+    assert [row["own bytes"] for row in rows if row["call"] == "fork"] == [0]
 
 
 def test_launch_calls_few_functions_on_the_host():

@@ -23,6 +23,12 @@ ATTENDED = {
     "out": [0, 1, 2, 3, 3.7503535, 4.7503535, 5.7503535, 6.7503535],
     "lse": [0.4375, 4.0019443],
 }
+STEPPED = {
+    "step0": [2, 3],
+    "step1": [2.7858717, 3.7858717],
+    "step2": [3.7606674, 4.7606674],
+    "step3": [3.7606674, 4.7606674],
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,12 @@ class Program:
 
 SH = Tool("curl", "sh {file}", probe="curl --version")
 NODE = Tool("Node 18", "node {file}", probe="node -", probe_input="fetch")
+NODE_WITH_WEBSOCKET = Tool(
+    "Node 20.10",
+    "node --experimental-websocket {file}",
+    probe="node --experimental-websocket -",
+    probe_input="WebSocket",
+)
 GO = Tool("Go", "{out}", build="go build -o {out} {file}", probe="go version")
 JAVA = Tool(
     "a JDK 17",
@@ -93,6 +105,12 @@ PROGRAMS = [
     Program("Attention.java", JAVA, ATTENDED),
     Program("attention.cpp", CPP, ATTENDED),
     Program("attention.rs", RUST, ATTENDED),
+    Program("session.sh", SH, STEPPED),
+    Program("session.mjs", NODE_WITH_WEBSOCKET, STEPPED),
+    Program("session.go", GO, STEPPED),
+    Program("Session.java", JAVA, STEPPED),
+    Program("session.cpp", CPP, STEPPED),
+    Program("session.rs", RUST, STEPPED),
 ]
 
 
@@ -189,7 +207,7 @@ def test_reads_a_response_in_small_chunks(program, run_program, server_url):
 
 def test_shows_the_error_of_the_service(run_program, server_url):
     def misspell(request: bytes) -> bytes:
-        for path in (b"/rope/infer", b"/v1/rotate", b"/v1/attention"):
+        for path in (b"/rope/infer", b"/v1/rotate", b"/v1/attention", b"/v1/sessions"):
             request = request.replace(path, path[:-1])
         return request
 
@@ -201,7 +219,7 @@ def test_shows_the_error_of_the_service(run_program, server_url):
 
 def test_detects_a_wrong_number(run_program, server_url):
     def change_number(response: bytes) -> bytes:
-        return response.replace(b"\0\0@@", b"\0\0@A")
+        return response.replace(b"\0\0@@", b"\0\0@A").replace(b'"data":[2.0,', b'"data":[9.0,')
 
     with proxy(server_url, change_response=change_number) as url:
         done = run_program(url)

@@ -53,9 +53,9 @@ service.planned
 service.oip.openapi
 service.oip.http
 service.oip.control
-service.oip.state
-service.oip.statistics
 service.oip.infer.run
+service.oip.state
+service.oip.statistics service.oip.sequences
 service.oip.infer
 service.oip.shm
 service.oip.types service.oip.validate
@@ -78,6 +78,7 @@ service.sessions.operations.moves
 service.sessions.operations.structural service.sessions.operations.token_plan
 service.sessions.operations
 service.sessions.call
+service.sessions.offload
 service.sessions.runner
 service.inference.handler
 service.worker.__main__
@@ -204,8 +205,8 @@ KEPT_IN = {
     "asyncio": {"service.server", "service.lifecycle", "service.inference.handler"}
     | {"service.worker.queue"}
     | {"service.batching.batcher", "service.batching.call_queue", "service.asgi.body"}
-    | {"service.oip.grpc", "service.oip.statistics", "service.observability.line_writer"}
-    | {"service.sessions", "service.v1.session_transfer"},
+    | {"service.oip.grpc", "service.oip.statistics", "service.oip.sequences"}
+    | {"service.observability.line_writer", "service.sessions", "service.v1.session_transfer"},
     "grpc": {"service.oip.grpc"},
     "grpc_health": {"service.oip.grpc"},
     "grpc_reflection": {"service.oip.grpc"},

@@ -30,6 +30,7 @@ class Arena:
         page_tokens: tokens of a page, P.
         slab_bytes: a slab belongs to one page shape at a time, and comes back when it is empty.
             None: 64 MiB, or less in a small arena.
+        is_pinned: whether memory of the host is page-locked, for fast copies to and from a GPU.
         copy_reserve: share of the memory that reservations cannot take, so that a copy on write
             finds a page.
     """
@@ -41,6 +42,7 @@ class Arena:
         *,
         page_tokens: int = 64,
         slab_bytes: int | None = None,
+        is_pinned: bool = False,
         copy_reserve: float = 0.05,
     ) -> None:
         if slab_bytes is None:
@@ -50,7 +52,7 @@ class Arena:
         self.page_tokens = page_tokens
         self.slab_bytes = slab_bytes
         self.num_slabs = num_bytes // slab_bytes
-        self.memory: Tensor = _allocate(num_bytes, torch.device(device))
+        self.memory: Tensor = _allocate(num_bytes, torch.device(device), is_pinned=is_pinned)
         """uint8 `[num_bytes]`."""
         self.reserved_bytes = 0
         """Sum of all reservations."""
@@ -162,7 +164,9 @@ class Arena:
         return units * pool.groups_per_unit - pool.num_reserved
 
 
-def _allocate(num_bytes: int, device: torch.device) -> Tensor:
+def _allocate(num_bytes: int, device: torch.device, *, is_pinned: bool) -> Tensor:
+    if is_pinned:
+        return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=True)
     if device.type != "cpu":
         return torch.zeros(num_bytes, dtype=torch.uint8, device=device)
     # calloc of numpy leaves memory untouched, zero_() of torch would not

@@ -10,7 +10,7 @@ from rope_core.calls.rope_checks import MAX_POSITION
 from rope_core.checks import check_in_range
 from rope_core.config import RopeConfig
 from rope_core.errors import ConfigError, brief
-from rope_core.kvcache import compaction, moving, sharing, structure
+from rope_core.kvcache import compaction, moving, offload, sharing, structure
 from rope_core.kvcache.arena import Arena
 from rope_core.kvcache.arguments import (
     check_batch,
@@ -88,6 +88,8 @@ class KVCache:
             for layer_in_group, layer in enumerate(group.layers):
                 self.group_of[layer] = (number, layer_in_group)
         self.holdings = Holdings(config, arena, self.rows, max_tokens, owner)
+        self.bytes_to_restore: int | None = None
+        """Of an offloaded cache: bytes that it had reserved; None: it is not offloaded."""
         self._is_closed = False
 
     @property
@@ -204,6 +206,7 @@ class KVCache:
             self._release_replaced(pending)
         if pending.on_commit is not None:
             pending.on_commit()
+            holdings = self.holdings  # others after an offload
         if self._is_closed:
             holdings.give_up()
             return
@@ -345,6 +348,7 @@ class KVCache:
         LayersDiffer, TooManyTokens, RolledPast, TooManySegments.
         """
         self._check_idle()
+        source._check_not_offloaded()
         first = None if position is None else self._of_axes("position", position)
         structure.attach(self, source, start, stop, first)
         self.generation += 1
@@ -388,6 +392,25 @@ class KVCache:
         pending = compaction.plan_compaction(self, max_segments)
         return None if pending is None else self._planned(pending)
 
+    def plan_offload(self, host: Arena) -> Pending:
+        """Move all pages to another arena of the same page_tokens, without a reservation for more.
+
+        Once this is committed, only `plan_restore` and `close` are allowed. Raises SharedPages if
+        other caches hold pages of this one, TooManyTokens, ArenaFull.
+        """
+        self._check_idle()
+        return self._planned(offload.plan_offload(self, host))
+
+    def plan_restore(self, arena: Arena) -> Pending:
+        """Move all pages of an offloaded cache to an arena, and reserve what max_tokens needs.
+
+        Raises TooManyTokens, ArenaFull.
+        """
+        if self.bytes_to_restore is None:
+            raise RuntimeError("the cache is not offloaded")
+        self._check_no_pending()
+        return self._planned(offload.plan_restore(self, arena))
+
     def close(self) -> None:
         """Give back all pages and the reservation, those of a planned operation when it ends.
 
@@ -419,6 +442,14 @@ class KVCache:
         return pending
 
     def _check_idle(self) -> None:
+        self._check_not_offloaded()
+        self._check_no_pending()
+
+    def _check_not_offloaded(self) -> None:
+        if self.bytes_to_restore is not None:
+            raise RuntimeError("the cache is offloaded")
+
+    def _check_no_pending(self) -> None:
         if self._is_closed:
             raise RuntimeError("the cache is closed")
         if self.holdings.pending is not None:

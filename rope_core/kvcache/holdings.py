@@ -150,6 +150,10 @@ class Holdings:
         held = [self.held_with_repeats(group) for group in range(len(self.pools))]
         for row in self.rows:
             row.set_segments([])
+        self.give_back(held)
+
+    def give_back(self, held: Sequence[PageGroups]) -> None:
+        """Give back all reservations, and pages of each group that the rows no longer have."""
         for group, page_groups in enumerate(held):
             self.release(group, page_groups)
             reservation = self.reservations[group]

@@ -77,11 +77,13 @@ class RowPlan:
 
 @dataclass(slots=True)
 class PageCopy:
-    """A page group to copy before anything is written: copy on write."""
+    """A page group to copy before anything is written: copy on write, or to another arena."""
 
     pool: PagePool
     source: int
     target: int
+    target_pool: PagePool | None = None
+    """None: the same."""
 
 
 @dataclass(slots=True)

@@ -196,6 +196,11 @@ class PagePool:
         return self._view(shape.dtype, 0, sizes)
 
     @property
+    def device(self) -> torch.device:
+        """The device of the pages."""
+        return self.arena.memory.device
+
+    @property
     def values(self) -> Tensor:
         """As `keys`: `[pages, Hkv, P, Dv]`."""
         shape = self.shape

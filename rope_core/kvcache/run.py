@@ -14,6 +14,7 @@ from rope_core.kvcache.compute.attend import attend_row, sinks_tensor
 from rope_core.kvcache.compute.checks import check_tensors
 from rope_core.kvcache.compute.compiled_attend import Batch, can_attend
 from rope_core.kvcache.compute.compiled_attend import name as COMPILED
+from rope_core.kvcache.compute.decode import decode
 from rope_core.kvcache.compute.joining import joined_plan, joined_tensors
 from rope_core.kvcache.compute.moves import run_move
 from rope_core.kvcache.compute.page_memory import page_memory
@@ -61,6 +62,10 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
         ShapeError: a tensor does not fit its plan; nothing was written.
         NoBackend, KernelNotBuilt: as `rope_core.attention.run_attend`.
     """
+    if len(inputs) == 1 and backend is None:
+        (only,) = inputs
+        if (output := _decode(only)) is not None:
+            return [output]
     for call in inputs:
         check_tensors(call.plan, call.q, call.k, call.v)
     for call in inputs:
@@ -83,6 +88,18 @@ def run_layers(inputs: Sequence[LayerInput], backend: str | None = None) -> list
         except (KernelNotBuilt, KernelFailed):
             pass  # operators of torch write the same and attend
     return _run_torch(inputs, backend)
+
+
+def _decode(call: LayerInput) -> LayerOutput | None:
+    """Return the answer to a usual step of decoding; None if the call is something else."""
+    plan, q, k, v = call.plan, call.q, call.k, call.v
+    if q is None or k is None or v is None or plan.clears or plan.copies or not plan.rows:
+        return None
+    answer = decode(plan, q, k, v, call.out_dtype)
+    if answer is None:
+        return None
+    out, lse, name = answer
+    return LayerOutput(out, lse if call.return_lse else None, name)
 
 
 def _run_fused(inputs: Sequence[LayerInput]) -> list[LayerOutput]:
@@ -178,7 +195,7 @@ def _attend(call: LayerInput, q: Tensor, backend: str | None, batches: Batches) 
     sinks = (
         None if group.sinks is None else sinks_tensor(group.sinks[plan.layer_in_group], q.device)
     )
-    key = id(plan.pool), group.num_heads, group.attention, out_dtype, id(sinks)
+    key = id(plan.pool), plan.dtype, group.num_heads, group.attention, out_dtype, id(sinks)
     start, name = 0, ""
     for row in plan.rows:
         rows = slice(start, start + row.num_queries)

@@ -31,10 +31,12 @@ def forked_rows(
         for row in rows
     ):
         raise LayersDiffer(cache.layer_lengths)
-    forked = []
-    for i, number in enumerate(rows):
-        length = now[number] if lengths is None else lengths[i]
+    if lengths is None:
+        lengths = [now[number] for number in rows]
+    for number, length in zip(rows, lengths, strict=True):
         check_length(length, now[number])
+    forked = []
+    for number, length in zip(rows, lengths, strict=True):
         row = cache.rows[number]
         segments = parts_of(row, 0, length, copy=True)
         check_not_gone(segments, cache.config.groups, row.page_tokens)

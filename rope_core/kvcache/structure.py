@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rope_core.calls.rope_checks import MAX_POSITION
 from rope_core.errors import ConfigError
 from rope_core.kvcache.errors import (
     LayersDiffer,
@@ -81,6 +82,7 @@ def shift(
         check_range(row, start, stop)
         if start < stop and any(delta):
             middle = [_moved(part, 0, delta) for part in parts_of(row, start, stop)]
+            _check_positions("delta", middle)
             rest = parts_of(row, stop, row.num_tokens)
             changed.append((row, parts_of(row, 0, start) + middle + rest))
     replace(cache, changed)
@@ -116,6 +118,7 @@ def attach(
             moved = _moved(part, 0, delta)
             attached.append(moved.renumbered(index, moved.shift))
             index += part.num_tokens
+        _check_positions("position", attached)
         changed.append((row, row.segments + attached))
     if source is not cache and changed:
         check_segments(cache, changed)
@@ -215,6 +218,17 @@ def join_adjacent(cache: "KVCache", row: Row) -> None:
 def _moved(segment: Segment, index_delta: int, delta: Sequence[int]) -> Segment:
     shift = [old + each for old, each in zip(segment.shift, delta, strict=True)]
     return segment.renumbered(segment.index + index_delta, shift)
+
+
+def _check_positions(name: str, moved: Sequence[Segment]) -> None:
+    """Raise ConfigError if tokens have been moved out of the range of positions."""
+    for segment in moved:
+        low, high = segment.base, segment.base + segment.num_tokens - 1
+        if segment.listed is not None:
+            low, high = int(segment.listed.min()), int(segment.listed.max())
+        if low + min(segment.shift) < -MAX_POSITION or high + max(segment.shift) > MAX_POSITION:
+            expected = "one that leaves the positions between -2**53 and 2**53"
+            raise ConfigError(name, expected, "one beyond")
 
 
 def _tables(segments: Sequence[Segment]) -> list[list[PageTable]]:

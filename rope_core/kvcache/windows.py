@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 def release_behind_window(cache: "KVCache", group_number: int, rows: Sequence[int]) -> None:
     """Free pages of rows that lie wholly behind the window and the rollback of a group.
 
-    What the queries of the last append of each layer see is kept, so that it can be repeated.
+    The length of a row is that of its shortest layer, of any group: a truncation may come back to
+    it. What the queries of the last append of each layer see is kept, so that it can be repeated.
     """
     group = cache.config.groups[group_number]
     window = group.attention.window
     if window is None:
         return
-    lengths = [cache.layer_lengths[layer] for layer in group.layers]
     starts = [cache.append_starts[layer] for layer in group.layers]
     removed = []
     for number in rows:
-        last = min([each[number] for each in lengths]) - 1 - group.rollback
+        last = min([each[number] for each in cache.layer_lengths]) - 1 - group.rollback
         last = min(last, *[each[number] for each in starts])
         if last >= 0:
             row = cache.rows[number]

@@ -13,8 +13,9 @@ from service.errors import ServiceError
 from service.lifecycle import Phase
 from service.oip import types, validate
 from service.oip.errors import NotLoadable, NotServed, UnknownRegion
-from service.oip.infer.models import MODELS, VERSION, Slot, model_of
+from service.oip.infer.models import ROPE_SESSION, VERSION, Slot
 from service.oip.state import OipState
+from service.sessions.lease import DEFAULT_TTL_S
 
 S = TypeVar("S", types.TraceSettings, types.LogSettings)
 
@@ -66,6 +67,7 @@ class Control:
 
     def __init__(self, oip_state: OipState) -> None:
         self._state = oip_state
+        self._repository = oip_state.repository
 
     def server_live(self) -> types.ServerLive:
         """Return whether the process can recover."""
@@ -77,17 +79,20 @@ class Control:
 
     def server_metadata(self) -> types.ServerMetadata:
         """Return the name, version and protocol extensions of the service."""
-        shared_memory = ["system_shared_memory"] if self._state.regions.enabled else []
-        extensions = [*EXTENSIONS, *shared_memory]
+        extensions = [*EXTENSIONS]
+        if ROPE_SESSION.name in self._repository.models:
+            extensions.append("sequence")
+        if self._state.regions.enabled:
+            extensions.append("system_shared_memory")
         return {"name": "rope-service", "version": __version__, "extensions": extensions}
 
     def model_ready(self, name: str, version: str = "") -> types.ModelReady:
         """Return whether a model accepts requests."""
-        return {"name": model_of(name, version).name, **self.server_ready()}
+        return {"name": self._repository.find(name, version).name, **self.server_ready()}
 
     def model_metadata(self, name: str, version: str = "") -> types.ModelMetadata:
         """Return the inputs and outputs of a model."""
-        model = model_of(name, version)
+        model = self._repository.find(name, version)
         return {
             "name": model.name,
             "versions": [VERSION],
@@ -98,9 +103,9 @@ class Control:
 
     def model_config(self, name: str, version: str = "") -> types.ModelConfiguration:
         """Return the configuration of a model in Triton's terms."""
-        model = model_of(name, version)
+        model = self._repository.find(name, version)
         on_gpu = self._state.handler.engine.device.name != "cpu"
-        return {
+        config: types.ModelConfiguration = {
             "name": model.name,
             "platform": "",
             "backend": "rope-service",
@@ -116,16 +121,37 @@ class Control:
                     "gpus": [0] if on_gpu else [],
                 }
             ],
-            "dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": 0},
             "parameters": {},
             "model_transaction_policy": {"decoupled": False},
             "response_cache": {"enable": False},
+        }
+        if model is ROPE_SESSION:
+            config["sequence_batching"] = self._sequence_batching()
+        else:
+            batching: types.DynamicBatching = {
+                "preferred_batch_size": [],
+                "max_queue_delay_microseconds": 0,
+            }
+            config["dynamic_batching"] = batching
+        return config
+
+    def _sequence_batching(self) -> types.SequenceBatching:
+        settings = self._state.handler.settings
+        idle_s = min(DEFAULT_TTL_S, settings.session_ttl_s)
+        return {
+            "max_sequence_idle_microseconds": int(idle_s * 1e6),
+            "oldest": {
+                "max_candidate_sequences": settings.max_sessions,
+                "preferred_batch_size": [],
+                "max_queue_delay_microseconds": 0,
+                "preserve_ordering": False,
+            },
         }
 
     def model_statistics(self, name: str = "", version: str = "") -> types.Statistics:
         """Return the statistics of a model, or of all models."""
         statistics = self._state.statistics
-        names = [model_of(name, version).name] if name else statistics
+        names = [self._repository.find(name, version).name] if name else statistics
         return {"model_stats": [statistics[model].describe() for model in names]}
 
     def repository_index(self, read_body: ReadBody) -> list[types.IndexEntry]:
@@ -133,10 +159,13 @@ class Control:
         only_ready = validate.instance("ready", read_body().get("ready", False), bool)
         phase = self._state.lifecycle.phase
         if phase is Phase.READY:
-            return [{"name": name, "version": VERSION, "state": "READY"} for name in MODELS]
+            return [
+                {"name": name, "version": VERSION, "state": "READY"}
+                for name in self._repository.models
+            ]
         return [
             {"name": name, "version": VERSION, "state": "UNAVAILABLE", "reason": phase.value}
-            for name in (() if only_ready else MODELS)
+            for name in (() if only_ready else self._repository.models)
         ]
 
     def system_memory(self, region: str = "") -> list[types.Region]:
@@ -167,7 +196,7 @@ class Control:
     def trace_settings(self, name: str = "", read_body: ReadBody = dict) -> types.TraceSettings:
         """Return the settings of tracing, for all models or one; refuse to change a setting."""
         if name:
-            model_of(name)
+            self._repository.find(name)
         return _unchanged(TRACE_SETTINGS, read_body)
 
     def log_settings(self, read_body: ReadBody = dict) -> types.LogSettings:

@@ -16,6 +16,16 @@ class UnknownModel(ServiceError):
     """No model has that name or version."""
 
 
+class SequencesOff(UnknownModel):
+    """The operator has not enabled sequence ids."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "model rope_session is off: its clients choose the ids of sequences, so it needs API "
+            "keys, or ROPE_SEQUENCE_IDS"
+        )
+
+
 class UnknownService(ServiceError):
     """No gRPC service has that name."""
 
@@ -26,6 +36,14 @@ class UnknownRegion(ServiceError):
 
 class AlreadyExists(ServiceError):
     """A region of shared memory is already registered under that name."""
+
+
+class SequenceExists(AlreadyExists):
+    """A request with `sequence_start` names a sequence that lives."""
+
+
+class UnknownSequence(ServiceError):
+    """A request without `sequence_start` names no sequence that was started."""
 
 
 class BadRegion(ServiceError):
@@ -52,9 +70,12 @@ class SharedMemoryOff(ServiceError):
 
 STATUSES: Mapping[type[Exception], int] = {
     UnknownModel: 404,
+    SequencesOff: 404,
     UnknownRegion: 404,
     UnknownService: 404,
     AlreadyExists: 400,
+    SequenceExists: 400,
+    UnknownSequence: 400,
     BadRegion: 400,
     TensorTooLarge: 400,
     NotServed: 501,

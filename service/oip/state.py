@@ -5,11 +5,14 @@ from functools import partial
 
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle
-from service.oip.infer.models import MODELS, Model
+from service.oip.infer.models import EndpointModel, Model, Repository
 from service.oip.infer.parse import RequestParser
+from service.oip.sequences import Sequences
 from service.oip.shm.registry import SharedMemoryRegistry
 from service.oip.statistics import Statistics, TritonMetrics
 from service.sessions.build import build_sessions
+from service.sessions.jobs import SessionJob
+from service.settings import Settings
 
 
 class OipState:
@@ -24,13 +27,24 @@ class OipState:
         self.handler = handler
         self.lifecycle = lifecycle
         self.sessions = build_sessions(handler, lifecycle)
+        has_sequences = self.sessions.is_on and _has_sequence_ids(handler.settings)
+        self.repository = Repository(has_sequences=has_sequences)
+        self.sequences = Sequences(self.sessions)
         self.regions = SharedMemoryRegistry(handler.settings.shared_memory_prefix)
         self.parser = RequestParser(self.regions, handler.settings.max_body_bytes)
         self.statistics: Mapping[str, Statistics] = {
             model.name: Statistics(model.name, partial(self._num_pending, model))
-            for model in MODELS.values()
+            for model in self.repository.models.values()
         }
         handler.metrics.registry.register(TritonMetrics(self.statistics))
 
     def _num_pending(self, model: Model) -> int:
-        return sum(issubclass(job.operation, model.call) for job in self.handler.batcher.waiting)
+        call = model.call if isinstance(model, EndpointModel) else SessionJob
+        return sum(issubclass(job.operation, call) for job in self.handler.batcher.waiting)
+
+
+def _has_sequence_ids(settings: Settings) -> bool:
+    """Tell whether clients may choose ids of sequences: other tenants must not reach them."""
+    if settings.sequence_ids is None:
+        return settings.keys_file is not None
+    return settings.sequence_ids

@@ -7,11 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from rope_core import Result
 from service import errors
 from service.batching.run import Completed
 from service.oip.infer.models import VERSION
@@ -74,23 +74,23 @@ class Statistics:
         return FailureCount(self, deadline)
 
     def add_success(
-        self, completed: Completed[Result] | None, started: float, write_started: float
+        self, completed: Completed[Any] | None, started: float, write_started: float
     ) -> None:
         """Count a request that is answered: its answer has just been written.
 
         Args:
-            completed: its run.
+            completed: its run; None: it needed none.
             started: time of `time.monotonic` at its arrival.
             write_started: time of `time.monotonic` when writing the answer began.
         """
-        assert completed is not None, "all models need the device"
         now = time.monotonic()
-        sums = self._by_size[completed.num_calls]
+        sums = self._by_size[1 if completed is None else completed.num_calls]
         sums.num_requests += 1
         sums.success_s += now - started
-        sums.queue_s += completed.queue_s
-        sums.copy_s += completed.copy_s
-        sums.compute_s += completed.compute_s
+        if completed is not None:
+            sums.queue_s += completed.queue_s
+            sums.copy_s += completed.copy_s
+            sums.compute_s += completed.compute_s
         sums.output_s += now - write_started
         self._last = time.time()
 

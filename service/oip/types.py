@@ -135,6 +135,30 @@ class DynamicBatching(TypedDict):
 
 
 @described
+class OldestSequences(TypedDict):
+    """How requests of sequences are batched, in Triton's terms."""
+
+    max_candidate_sequences: int
+    """Most live sequences of a tenant that has no limit of its own."""
+    preferred_batch_size: list[int]
+    """Always empty: no size is preferred."""
+    max_queue_delay_microseconds: int
+    """Always 0: a call does not wait for others while the device is idle."""
+    preserve_ordering: bool
+    """Always false: only the requests of one sequence are answered in their order."""
+
+
+@described
+class SequenceBatching(TypedDict):
+    """How long sequences live, and how their requests are batched, in Triton's terms."""
+
+    max_sequence_idle_microseconds: int
+    """Time without a request after which a sequence ends that does not ask for another time."""
+    oldest: OldestSequences
+    """The oldest waiting requests run first."""
+
+
+@described
 class TransactionPolicy(TypedDict):
     """Whether a request may have several responses."""
 
@@ -170,8 +194,10 @@ class ModelConfiguration(TypedDict):
     """Outputs of the model."""
     instance_group: list[InstanceGroup]
     """Where the model runs."""
-    dynamic_batching: DynamicBatching
-    """How requests are batched."""
+    dynamic_batching: NotRequired[DynamicBatching]
+    """How requests are batched; absent from a model of sequences."""
+    sequence_batching: NotRequired[SequenceBatching]
+    """How requests of sequences are batched; absent from other models."""
     parameters: dict[str, str]
     """Always empty."""
     model_transaction_policy: TransactionPolicy

@@ -6,7 +6,7 @@ from functools import partial
 
 from service.oip import errors
 from service.oip.http import codec
-from service.oip.infer.models import MODELS, Model
+from service.oip.infer.models import MODELS, EndpointModel
 from service.oip.infer.plan import InferPlan
 from service.oip.state import OipState
 from service.planned.plan import PLANNED_CALLS, AnswerFormat, Description, ParsedRequest
@@ -27,7 +27,7 @@ _HEADER_LINES = (
 class OipRoute:
     """Inference by one model for planned requests."""
 
-    def __init__(self, model: Model, oip_state: OipState, path: str) -> None:
+    def __init__(self, model: EndpointModel, oip_state: OipState, path: str) -> None:
         self.endpoint = model.endpoint
         self._model = model
         self._path = path

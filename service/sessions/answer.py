@@ -1,6 +1,6 @@
 """The answer to a session operation, before an adapter writes it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -18,6 +18,8 @@ class SessionAnswer(NamedTuple):
     status: int = 200
     headers: Mapping[str, str] = {}
     """`X-Session-Expires-In`, `Location`."""
+    expires_in_s: Callable[[float], float] | None = None
+    """Returns the seconds until the session expires, given the time; for `X-Session-Expires-In`."""
     num_bytes: int = 0
     """Upper bound of the bytes of its tensors."""
     is_document: bool = False
@@ -26,6 +28,8 @@ class SessionAnswer(NamedTuple):
     """The run on the device; None where the operation needed none."""
     backend: str = ""
     """Name of the backend that computed; empty where none did."""
+    restore_s: float = 0.0
+    """Seconds in which offloaded pages came back to the device; 0 where none were offloaded."""
 
 
 def message_of(values: Mapping[str, Any], tensors: Mapping[str, Tensor] = NO_TENSORS) -> Message:

@@ -1,8 +1,10 @@
 """Build what answers session operations, from the settings."""
 
+from functools import partial
+
 from rope_core.kvcache.arena import Arena
 from service.access.hosts import is_loopback
-from service.device import cgroup
+from service.device import Device, cgroup
 from service.errors import DeviceLost, DeviceStuck
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle
@@ -59,7 +61,10 @@ def build_sessions(inference: InferenceHandler, lifecycle: Lifecycle) -> Session
         report(failure)
 
     batcher.on_failure = end_all
-    services = SessionServices(inference, registry, lambda: _make_arena(inference))
+    make_host = None
+    if settings.kv_host_bytes:
+        make_host = partial(_make_host, settings, inference.engine.device)
+    services = SessionServices(inference, registry, lambda: _make_arena(inference), make_host)
     inference.metrics.registry.register(SessionMetrics(registry, services))
     for operation in OPERATION_NAMES:
         inference.metrics.session_ops(operation, "ok")
@@ -70,6 +75,13 @@ def _is_on(settings: Settings) -> bool:
     if settings.sessions != "on":
         return settings.sessions == "open"
     return settings.keys_file is not None or is_loopback(settings.http_host)
+
+
+def _make_host(settings: Settings, device: Device) -> Arena:
+    """Return memory of the host for offloaded sessions."""
+    is_pinned = device.scratch is None
+    page_tokens = settings.kv_page_tokens
+    return Arena(settings.kv_host_bytes, page_tokens=page_tokens, is_pinned=is_pinned)
 
 
 def _make_arena(inference: InferenceHandler) -> Arena:

@@ -18,6 +18,7 @@ from service.inference.handler import InferenceHandler, RequestContext
 from service.sessions.answer import NO_TENSORS, SessionAnswer, message_of
 from service.sessions.errors import Frozen, OperationTimedOut
 from service.sessions.jobs import SessionJob, SessionRunner, join_pieces
+from service.sessions.offload import Offload
 from service.sessions.registry import SessionRegistry
 from service.sessions.runner import PlannedOperation, run_operation
 from service.sessions.session import Session
@@ -32,6 +33,7 @@ class SessionServices:
         inference: has the batcher, the device and the limits.
         registry: of all sessions.
         make_arena: allocates the memory of all caches, when the first session is created.
+        make_host: then allocates memory of the host for offloaded sessions; None: none are.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class SessionServices:
         inference: InferenceHandler,
         registry: SessionRegistry,
         make_arena: Callable[[], Arena],
+        make_host: Callable[[], Arena] | None = None,
     ) -> None:
         self.inference = inference
         self.registry = registry
@@ -46,7 +49,9 @@ class SessionServices:
         self.runner = SessionRunner(inference.engine.device, self.metrics.count_session_run)
         self.arena: Arena | None = None
         """None: no session was ever created."""
+        self.offload = Offload(registry, self.runner, self.run)
         self._make_arena = make_arena
+        self._make_host = make_host
         self._lock = asyncio.Lock()
 
     async def get_arena(self, context: RequestContext) -> Arena:
@@ -56,8 +61,11 @@ class SessionServices:
             TimedOut: the deadline has passed; the arena is ready for a later request.
         """
         async with self._lock:
+            to_thread, offload = self.inference.to_thread, self.offload
+            if offload.host is None and self._make_host is not None:
+                offload.host = await to_thread(context.deadline, self._make_host)
             if self.arena is None:
-                self.arena = await self.inference.to_thread(context.deadline, self._make_arena)
+                self.arena = offload.device = await to_thread(context.deadline, self._make_arena)
             return self.arena
 
     def choose_backend(self, requested: object) -> str | None:
@@ -118,17 +126,27 @@ class SessionCall:
     context: RequestContext
     memory_factor: int
     """Bytes of memory for each byte of the answer, when it is encoded."""
+    restore_s: float = 0.0
+    """Seconds in which pages of offloaded sessions came back to the device."""
 
     def check_not_frozen(self) -> None:
         """Raise Frozen if the session is a snapshot."""
         if self.session.is_frozen:
             raise Frozen
 
-    async def take_turn(self, *others: Session, changes: bool = True) -> Turn:
+    async def take_turn(
+        self, *others: Session, changes: bool = True, needs_pages: bool = True
+    ) -> Turn:
         """Return the turn of the session, and of others; the caller releases it.
+
+        Args:
+            others: further sessions.
+            changes: whether the session must not be frozen.
+            needs_pages: whether offloaded pages come back to the device first.
 
         Raises:
             SessionGone, Frozen: the session has ended, or has been frozen, meanwhile.
+            KVMemoryFull: there is no room on the device for offloaded pages.
             OperationTimedOut, ClientLeft: the wait has ended.
         """
         session = self.session
@@ -140,6 +158,12 @@ class SessionCall:
                 each.check_alive()
             if changes:
                 self.check_not_frozen()
+            if needs_pages:
+                for each in (session, *others):
+                    if each.cache.bytes_to_restore is not None:
+                        self.restore_s += await self.services.offload.restore(
+                            each, turn, self.context
+                        )
         except BaseException:
             turn.release()
             raise
@@ -154,14 +178,14 @@ class SessionCall:
         completed: Completed[Any] | None = None,
         backend: str = "",
     ) -> SessionAnswer:
-        """Return an answer with the seconds until the session expires."""
-        left_s = self.session.expires_in_s(self.services.registry.clock())
+        """Return an answer of the session."""
         return SessionAnswer(
             message_of(values, tensors),
-            headers={"X-Session-Expires-In": str(int(left_s))},
+            expires_in_s=self.session.expires_in_s,
             num_bytes=num_bytes,
             completed=completed,
             backend=backend,
+            restore_s=self.restore_s,
         )
 
 

@@ -36,7 +36,7 @@ def list_document(session: Session, now: float) -> dict[str, Any]:
         "pinned": session.is_pinned,
         "name": session.name,
         "labels": [*session.labels],
-        "tier": "device",
+        "tier": session.tier,
         "segments": [*cache.num_segments],
         "bytes": {"own": cache.own_bytes, "shared": cache.shared_bytes, "reserved": reserved},
         "reserved_bytes": reserved,

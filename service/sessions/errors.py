@@ -82,6 +82,7 @@ class NoKVMemory(SessionError):
     """Too little memory is free for a new session; another replica may have more."""
 
     def __init__(self, wanted_bytes: int, free_bytes: int) -> None:
+        self.wanted_bytes, self.free_bytes = wanted_bytes, free_bytes
         text = f"a new session needs {wanted_bytes:,} bytes, and {free_bytes:,} are free"
         super().__init__(text, {"wanted_bytes": wanted_bytes, "free_bytes": free_bytes})
 
@@ -90,6 +91,7 @@ class KVMemoryFull(SessionError):
     """Too little memory is free for the session to grow; no other replica can help."""
 
     def __init__(self, wanted_bytes: int, free_bytes: int) -> None:
+        self.wanted_bytes, self.free_bytes = wanted_bytes, free_bytes
         text = f"the session needs {wanted_bytes:,} more bytes, and {free_bytes:,} are free"
         super().__init__(text, {"wanted_bytes": wanted_bytes, "free_bytes": free_bytes})
 

@@ -41,6 +41,7 @@ def check_append(
     length: Sequence[int],
     generation: int,
     is_repeat: Callable[[Sequence[int]], bool],
+    lengths: Sequence[Sequence[int]] | None = None,
 ) -> bool:
     """Check the guard of an append or a step of one layer; return whether it repeats the last one.
 
@@ -54,13 +55,17 @@ def check_append(
         generation: of the session.
         is_repeat: whether the payload is that of the last append, given the length of each row of
             `rows` before that append; called only if the lengths fit.
+        lengths: `length` of each layer of a request that has a list of them, for the error.
 
     Raises:
         SessionConflict: the session is in another state.
         ConfigError: the list has another number of rows.
     """
     expected = per_row("expected_length", expected_length, len(rows))
-    _check_generation(expected_generation, expected, length, generation, layer=layer)
+    more: dict[str, object] = {"layer": layer}
+    if lengths is not None:
+        more["lengths"] = [*lengths]
+    _check_generation(expected_generation, expected, length, generation, **more)
     if expected is None:
         return False
     now = [length[row] for row in rows]
@@ -69,7 +74,7 @@ def check_append(
     after = [start + n for start, n in zip(expected, num_new, strict=True)]
     if after == now and is_repeat(expected):
         return True
-    raise conflict(expected, length, generation, layer=layer)
+    raise conflict(expected, length, generation, **more)
 
 
 def per_row(parameter: str, numbers: int | Sequence[int] | None, num_rows: int) -> list[int] | None:

@@ -9,6 +9,7 @@ from math import frexp
 import torch
 
 from rope_core.inference import inference
+from rope_core.kvcache.config import KVGroup
 from rope_core.kvcache.plan import LayerPlan, MovePlan, RowPlan
 from rope_core.kvcache.run import LayerInput, LayerOutput, run_layers, run_moves
 from service.batching.run import Run
@@ -85,7 +86,7 @@ class SessionRunner:
             run_moves(first.moves)
             return Run([[]], 0.0, time.perf_counter() - started)
         inputs = [each for job in jobs for each in job.inputs]
-        page_device = inputs[0].plan.pool.keys.device
+        page_device = inputs[0].plan.pool.device
         is_on_host = page_device.type == "cpu"
         if not is_on_host:
             inputs = [_to_device(each, page_device) for each in inputs]
@@ -113,11 +114,13 @@ def make_jobs(
     A call of many tokens is cut into pieces: first all new keys and values are written, then the
     queries attend. So that steps of other sessions wait for a piece at most.
     """
-    num_tokens = sum(len(each.plan.slots) or _num_queries(each.plan) for each in inputs)
-    seconds = sum(_seconds(each, runner.device) for each in inputs)
+    device = runner.device
+    num_tokens, seconds = 0, 0.0
+    for each in inputs:
+        num_tokens += len(each.plan.slots) or _num_queries(each.plan)
+        seconds += _seconds(each, device)
     if num_tokens <= STEP_TOKENS or (num_tokens <= PIECE_TOKENS and seconds <= PIECE_S):
         return [_job(inputs, range(len(inputs)), key, runner, backend, seconds)]
-    device = runner.device
     pieces = [(i, piece) for i, each in enumerate(inputs) for piece in _append_pieces(each)]
     pieces += [
         (i, piece) for i, each in enumerate(inputs) for piece in _attend_pieces(each, device)
@@ -177,7 +180,7 @@ def _job(
     num_tokens = num_bytes = 0
     for each in inputs:
         num_tokens += max(len(each.plan.slots), _num_queries(each.plan))
-        num_bytes += sum(x.nbytes for x in (each.q, each.k, each.v) if x is not None)
+        num_bytes += _num_bytes(each)
     name = "step" if num_tokens <= STEP_TOKENS else "piece"
     batch_key = name, key, backend
     return SessionJob(
@@ -243,7 +246,7 @@ def _attend_pieces(whole: LayerInput, device: Device) -> list[LayerInput]:
     for row in whole.plan.rows:
         size = max(1, row.num_queries)
         if row.num_queries:
-            one_s = _attend_flops(whole.plan, row) / device.capabilities.flops_per_s / size
+            one_s = _attend_flops(whole.plan.group, row) / device.capabilities.flops_per_s / size
             size = min(max(int(PIECE_S / one_s), MIN_PIECE_QUERIES), PIECE_TOKENS)
         for first in range(0, row.num_queries, size):
             last = min(first + size, row.num_queries)
@@ -287,17 +290,30 @@ def _num_queries(plan: LayerPlan) -> int:
 def _seconds(each: LayerInput, device: Device) -> float:
     """Return the estimated time of an input that runs alone."""
     capabilities = device.capabilities
-    num_bytes = sum(x.nbytes for x in (each.q, each.k, each.v) if x is not None)
-    flops = sum(_attend_flops(each.plan, row) for row in each.plan.rows)
-    seconds = num_bytes / capabilities.bytes_per_s + flops / capabilities.flops_per_s
-    return seconds + len(each.plan.rows) * SECONDS_PER_SEQUENCE
+    rows = each.plan.rows
+    seconds = _num_bytes(each) / capabilities.bytes_per_s + len(rows) * SECONDS_PER_SEQUENCE
+    flops = 0.0
+    for row in rows:
+        flops += _attend_flops(each.plan.group, row)
+    return seconds + flops / capabilities.flops_per_s
 
 
-def _attend_flops(plan: LayerPlan, row: RowPlan) -> float:
+def _num_bytes(each: LayerInput) -> int:
+    """Return the bytes of the tensors of an input, of its dtype."""
+    num_elements = 0
+    for x in (each.q, each.k, each.v):
+        if x is not None:
+            num_elements += x.numel()
+    return num_elements * each.plan.dtype.itemsize
+
+
+def _attend_flops(group: KVGroup, row: RowPlan) -> float:
     """Return the approximate number of operations of a row's scores and weighted sums."""
-    num_keys = sum(segment.num_keys for segment in row.segments)
-    flops = 2.0 * (plan.group.head_dim + plan.group.value_dim) + OVERHEAD_FLOPS
-    return float(row.num_queries * num_keys * plan.group.num_heads * flops)
+    num_keys = 0
+    for segment in row.segments:
+        num_keys += segment.num_keys
+    flops = 2.0 * (group.head_dim + group.value_dim) + OVERHEAD_FLOPS
+    return row.num_queries * num_keys * group.num_heads * flops
 
 
 def _kind(name: str, seconds: float) -> Hashable:

@@ -17,6 +17,8 @@ class Layout:
     """Of each layer: calls of layers with equal keys may share a run."""
     num_axes: int
     """Numbers of a position."""
+    broadcasts_axes: bool
+    """Whether one number may stand for those of all axes, as that of a text token."""
 
     def group_of(self, layers: list[int]) -> KVGroup:
         """Return the group of layers.
@@ -59,8 +61,15 @@ def _layout(config: KVConfig) -> Layout:
         for layer in group.layers:
             groups[layer] = group
     keys = {id(group): _batch_key(group, config) for group in config.groups}
-    axes = [group.rope.num_axes for group in config.groups if group.rope is not None]
-    return Layout(tuple(groups), tuple(keys[id(group)] for group in groups), max(axes, default=1))
+    ropes = [group.rope for group in config.groups if group.rope is not None]
+    return Layout(
+        tuple(groups),
+        tuple(keys[id(group)] for group in groups),
+        num_axes=max([rope.num_axes for rope in ropes], default=1),
+        broadcasts_axes=all(
+            rope.num_axes == 1 or rope.frequency_table.broadcasts_axes for rope in ropes
+        ),
+    )
 
 
 def _batch_key(group: KVGroup, config: KVConfig) -> str:

@@ -59,9 +59,13 @@ def eviction_order(sessions: Iterable[Session], tenant_name: str) -> list[Sessio
     """Return those of the evictable sessions that may go now, the first to go first.
 
     Those of the tenant that needs the memory, then those of others; least recently used first, the
-    largest first among equals. None that is pinned, or in use.
+    largest first among equals. None that is pinned, in use, or has no memory of the device.
     """
-    idle = [session for session in sessions if not session.is_pinned and not session.turns.is_busy]
+    idle = [
+        session
+        for session in sessions
+        if not session.is_pinned and not session.turns.is_busy and session.tier == "device"
+    ]
     idle.sort(
         key=lambda session: (
             session.tenant.name != tenant_name,

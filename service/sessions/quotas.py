@@ -65,7 +65,7 @@ class TenantQuota:
         limit = self._tenant.max_kv_bytes
         if limit is None:
             return
-        reserved = sum(session.cache.reserved_bytes for session in self._sessions)
+        reserved = sum(session.charged_bytes for session in self._sessions)
         reserved += sum(cache.reserved_bytes for cache in self._sessions.arriving)
         if reserved + num_new > limit:
             raise self._refusal(

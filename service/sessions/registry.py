@@ -148,6 +148,8 @@ class SessionRegistry(SessionTable):
         session: Session,
         action: Callable[[], T],
         undo: Callable[[T], None] | None = None,
+        *,
+        is_charged: bool = False,
     ) -> T:
         """Run an action that may take more memory for a session, such as a plan of an append.
 
@@ -159,18 +161,19 @@ class SessionRegistry(SessionTable):
             action: changes nothing if it raises ArenaFull.
             undo: gives the memory back if the tenant has more than its limit after the action;
                 None: the action is refused only if the tenant had more before it.
+            is_charged: whether the memory counts against the tenant's limit already.
 
         Raises:
             KVMemoryFull, SessionQuota: the session is unchanged; also whatever `action` raises.
         """
-        is_limited = session.tenant.max_kv_bytes is not None
+        is_limited = session.tenant.max_kv_bytes is not None and not is_charged
         before = session.cache.reserved_bytes if is_limited else 0
         if is_limited and undo is None:
             self._quota(session.tenant).check_bytes()
         try:
             result = action()
         except ArenaFull:
-            result = self._grow_with_room(session, action)
+            result = self._grow_with_room(session, action, is_charged=is_charged)
         if is_limited and undo is not None and session.cache.reserved_bytes > before:
             try:
                 self._quota(session.tenant).check_bytes()
@@ -179,12 +182,13 @@ class SessionRegistry(SessionTable):
                 raise
         return result
 
-    def _grow_with_room(self, session: Session, action: Callable[[], T]) -> T:
+    def _grow_with_room(self, session: Session, action: Callable[[], T], *, is_charged: bool) -> T:
         self.end_expired()
+        quota = self._quota(session.tenant)
         try:
             return with_room(
                 action,
-                check=self._quota(session.tenant).check_bytes,
+                check=(lambda _: None) if is_charged else quota.check_bytes,
                 candidates=lambda: (
                     [] if session.is_evictable else self._may_be_evicted(session.tenant)
                 ),

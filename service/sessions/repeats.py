@@ -22,21 +22,30 @@ Buffer = bytes | bytearray | memoryview
 """The elements of a tensor, contiguous; anything else with the buffer protocol works as well."""
 
 
-def append_digest(start: int, k: Buffer, v: Buffer, positions: Buffer | None) -> bytes:
-    """Return the digest of an append to one row of one layer, 16 bytes.
+def append_digest(start: int, payload: bytes) -> bytes:
+    """Return the digest of an append to one row of one layer, 24 bytes.
 
     Args:
         start: length of the row before the append.
+        payload: `payload_digest` of what is appended.
+    """
+    return start.to_bytes(8, "little") + payload
+
+
+def payload_digest(k: Buffer, v: Buffer, positions: Buffer | None) -> bytes:
+    """Return the digest of what is appended to one row of one layer, 16 bytes.
+
+    Args:
         k: new keys as they were sent, `[n, Hkv, D]` in the session's dtype.
         v: new values, `[n, Hkv, Dv]`.
         positions: int64, `[n]` or `[A, n]`; None if the request has none, which is another append
             than one with the same positions written out.
     """
-    state = xxh3_128(b"%d %d" % (start, positions is not None))
-    state.update(k)
+    state = xxh3_128(k)
     state.update(v)
     if positions is not None:
         state.update(positions)
+        state.update(b"positions")
     return state.digest()
 
 

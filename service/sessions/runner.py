@@ -33,6 +33,8 @@ class PlannedOperation:
     discard: Callable[[], None]
     changes: bool = True
     """Whether a run changes the session."""
+    keeps_turn: bool = field(default=False, init=False)
+    """Whether the turn goes on when this is settled."""
     is_settled: bool = field(default=False, init=False)
 
     def settle(self, *, has_run: bool) -> None:
@@ -45,7 +47,8 @@ class PlannedOperation:
         except Exception:  # the batcher has other calls to answer
             log.exception("an operation of a session could not be settled")
         finally:
-            self.turn.release()
+            if not self.keeps_turn:
+                self.turn.release()
 
 
 @dataclass(slots=True, eq=False)

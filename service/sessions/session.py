@@ -61,6 +61,17 @@ class Session:
     """Why the session has ended; None while it lives."""
     ended_at: float = field(default=0.0, init=False)
 
+    @property
+    def tier(self) -> str:
+        """Where the pages are: `device`, or `host` once they have been offloaded."""
+        return "device" if self.cache.bytes_to_restore is None else "host"
+
+    @property
+    def charged_bytes(self) -> int:
+        """What counts against the tenant's limit: an offloaded session keeps its place."""
+        offloaded = self.cache.bytes_to_restore
+        return self.cache.reserved_bytes if offloaded is None else offloaded
+
     def expires_in_s(self, now: float) -> float:
         """Return the seconds until the session ends if nothing uses it any more, at least 0.
 

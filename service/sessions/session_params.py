@@ -175,6 +175,9 @@ def read_session_params(values: Mapping[str, Any]) -> SessionParams:
     elif "preset" in values or "config" in values:
         if "preset" in values and "config" in values:
             raise ConfigError("config", "absent if preset is given", "both")
+        if values.get("preset") is None and values.get("config") is None:
+            name = "preset" if "preset" in values else "config"
+            raise ConfigError(name, "absent, or that of a model", "null")
         model = ModelParams
     else:
         model = CompactParams
@@ -220,4 +223,5 @@ def _explain(
 
 def _is_union_tag(part: str) -> bool:
     """Tell whether pydantic has named a member of a union, not a member of the request."""
-    return "[" in part or part in ("int", "float", "bool", "str", "nullable")
+    names = ("int", "constrained-int", "float", "bool", "str", "nullable")
+    return "[" in part or part in names

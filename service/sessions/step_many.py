@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from service.errors import ServiceError
 from service.inference.handler import RequestContext
 from service.sessions.answer import SessionAnswer, message_of
 from service.sessions.call import SessionServices, wait_for
-from service.sessions.errors import Frozen, SessionError
+from service.sessions.errors import Frozen, KVMemoryFull, SessionError
 from service.sessions.jobs import make_jobs
 from service.sessions.layout import layout_of
 from service.sessions.operations.token_plan import Decision, commit_plan, decide, plan
@@ -118,11 +119,12 @@ async def run(
     if not turn.is_held:
         await wait_for(turn, context)
     try:
-        key, inputs = _plan_all(services, packed, parts)
+        restore_s = await _restore_all(services, parts, turn, context)
+        key, inputs = await _plan_all(services, packed, parts, context)
         planned = [part for part in parts if part.pending is not None]
         if not planned:
             turn.release()
-            return shape.answer(parts, [], [], None)
+            return shape.answer(parts, [], [], None)._replace(restore_s=restore_s)
         jobs = make_jobs(inputs, key, services.runner, packed.backend)
     except BaseException:
         for part in parts:
@@ -141,9 +143,24 @@ async def run(
 
     operation = PlannedOperation(turn, commit, discard)
     outputs, completed = await services.run(jobs, operation, context)
-    decisions = [part.decision for part in planned if part.decision is not None]
-    services.metrics.session_repeats.inc(sum(decision.is_repeat for decision in decisions))
-    return shape.answer(parts, planned, outputs, completed)
+    return shape.answer(parts, planned, outputs, completed)._replace(restore_s=restore_s)
+
+
+async def _restore_all(
+    services: SessionServices, parts: Sequence[Part], turn: Turn, context: RequestContext
+) -> float:
+    """Let the pages of offloaded sessions come back to the device; return the seconds it took."""
+    seconds = 0.0
+    for part in parts:
+        session = part.session
+        if session is None or session.ended or session.cache.bytes_to_restore is None:
+            continue
+        try:
+            seconds += await services.offload.restore(session, turn, context)
+        except KVMemoryFull as error:
+            part.fail(error)
+            part.session = None
+    return seconds
 
 
 def read(message: Message, services: SessionServices) -> Packed:
@@ -165,6 +182,11 @@ def read(message: Message, services: SessionServices) -> Packed:
         x = message.tensors[name]
         if x.ndim != 3 or x.shape[0] != q.shape[0]:
             raise ShapeError(name, "[tokens, heads, width], as many tokens as q", [*x.shape])
+    positions = message.tensors.get("positions")
+    if positions is not None and (not positions.ndim or positions.shape[-1] != q.shape[0]):
+        raise ShapeError(
+            "positions", "[tokens], as many as q, or [axes, tokens]", [*positions.shape]
+        )
     layers: list[int | None] = [whole(values, "layer", None)] * len(ids)
     if "layers" in values:
         if "layer" in values:
@@ -217,8 +239,8 @@ def _find_all(services: SessionServices, packed: Packed, context: RequestContext
     return parts
 
 
-def _plan_all(
-    services: SessionServices, packed: Packed, parts: Sequence[Part]
+async def _plan_all(
+    services: SessionServices, packed: Packed, parts: Sequence[Part], context: RequestContext
 ) -> tuple[str, list[LayerInput]]:
     """Plan all parts that can be; return their batch key and their inputs."""
     key, all_inputs = "", list[LayerInput]()
@@ -236,7 +258,11 @@ def _plan_all(
                 raise ConfigError("sessions", expected, "another")
             part.layer = request.layers[0]
             part.decision = decide(session, request)
-            inputs, part.pending = plan(services.registry, session, request, part.decision)
+            if part.decision.is_repeat:
+                services.metrics.session_repeats.inc()
+            inputs, part.pending = await services.offload.with_room(
+                partial(plan, services.registry, session, request, part.decision), context
+            )
         except (ServiceError, RopeError) as error:
             part.fail(error)
             continue
@@ -264,7 +290,8 @@ def _request(packed: Packed, index: int, part: Part, session: Session) -> TokenR
     parts = {name: tensors[name][tokens] for name in ("q", "k", "v")}
     if positions is not None:
         parts["positions"] = positions[..., tokens]
-    checked = read_packed(parts, group, session.cache.config.dtype, part.rows, layout.num_axes)
+    dtype, axes = session.cache.config.dtype, (layout.num_axes, layout.broadcasts_axes)
+    checked = read_packed(parts, group, dtype, part.rows, *axes)
     if not sum(part.rows):
         raise ShapeError("q", "of at least one token: a step appends", "none")
     return TokenRequest(

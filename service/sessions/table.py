@@ -37,6 +37,8 @@ class SessionTable:
         """Sessions that have ended, by reason."""
         self._sessions: dict[str, Session] = {}
         """By the random part of the id."""
+        self._by_id: dict[str, Session] = {}
+        """By the whole id."""
         self._tenants: defaultdict[str, TenantSessions] = defaultdict(TenantSessions)
         self._evictable: dict[Session, None] = {}
         self._tombstones = Tombstones(clock)
@@ -56,6 +58,9 @@ class SessionTable:
         Raises:
             NoSession, SessionGone, WrongOwner: as `SessionIds.parse`, or it has ended.
         """
+        session = self._by_id.get(session_id)
+        if session is not None and session.tenant.name == tenant.name:  # the MAC holds: it is ours
+            return self.use(session, tenant, renew=renew)
         random = self.ids.parse(session_id, tenant)
         session = self._sessions.get(random)
         if session is None:
@@ -115,7 +120,7 @@ class SessionTable:
     def add(self, session: Session) -> None:
         """Add a new session; its name is free."""
         session.turns.on_idle = partial(self._on_idle, session)
-        self._sessions[session.id.random] = session
+        self._sessions[session.id.random] = self._by_id[session.id.text] = session
         self._tenants[session.tenant.name].add(session)
         if session.is_evictable:
             self._evictable[session] = None
@@ -152,7 +157,9 @@ class SessionTable:
         if session.ended is not None:
             self._close(session)
             return
-        now = session.lease.renewed = self.clock()
+        now = self.clock()
+        if session.turns.last_renews:
+            session.lease.renewed = now
         if now >= session.lease.ends:
             self.end(session, "expired")
         else:
@@ -160,7 +167,7 @@ class SessionTable:
 
     def _remove(self, session: Session, reason: GoneReason) -> None:
         session.ended, session.ended_at = reason, self.clock()
-        del self._sessions[session.id.random]
+        del self._sessions[session.id.random], self._by_id[session.id.text]
         self._tenants[session.tenant.name].remove(session)
         self._evictable.pop(session, None)
         self._expiry.forget(session)

@@ -38,6 +38,7 @@ def read_tokens(
     dtype: torch.dtype,
     num_layers: int | None,
     num_axes: int,
+    broadcasts_axes: bool = True,
 ) -> Tokens:
     """Return the tensors of a message; names have been checked.
 
@@ -50,6 +51,7 @@ def read_tokens(
         dtype: of q, k and v.
         num_layers: how many layers the first axis has; None: there is no such axis.
         num_axes: numbers of a position.
+        broadcasts_axes: whether one number may stand for those of all axes.
 
     Raises:
         ShapeError, MissingTensor: a tensor does not fit.
@@ -91,7 +93,9 @@ def read_tokens(
         num_rows, num_each = len(num_tokens), None
     positions, q_index = tensors.get("positions"), tensors.get("q_index")
     if positions is not None:
-        positions = _per_token("positions", positions, num_axes, num_rows, num_each, total)
+        positions = _per_token(
+            "positions", positions, num_axes, num_rows, num_each, total, broadcasts_axes
+        )
     if q_index is not None:
         q_index = _per_token("q_index", q_index, 1, num_rows, num_each, total)
     return Tokens(
@@ -112,6 +116,7 @@ def read_packed(
     dtype: torch.dtype,
     num_tokens: list[int],
     num_axes: int,
+    broadcasts_axes: bool = True,
 ) -> Tokens:
     """Return the tensors of one layer, q, k and v `[T, heads, D]`, as `read_tokens`."""
     checked: dict[str, list[Tensor]] = {}
@@ -127,7 +132,9 @@ def read_packed(
     positions = tensors.get("positions")
     if positions is not None:
         num_rows = len(num_tokens)
-        positions = _per_token("positions", positions, num_axes, num_rows, None, total)
+        positions = _per_token(
+            "positions", positions, num_axes, num_rows, None, total, broadcasts_axes
+        )
     return Tokens(
         num_tokens, checked["q"], checked["k"], checked["v"], positions, None, None, (total,)
     )
@@ -151,26 +158,33 @@ def read_row_lengths(cu_seqlens: Tensor, total: int) -> list[int]:
 
 
 def _per_token(
-    name: str, x: Tensor, num_axes: int, num_rows: int, num_each: int | None, total: int
+    name: str,
+    x: Tensor,
+    num_axes: int,
+    num_rows: int,
+    num_each: int | None,
+    total: int,
+    broadcasts_axes: bool = True,
 ) -> Tensor:
     """Return a number for each token, int64 `[T]`, or `[A, T]` with several axes."""
     axes: tuple[int, ...] = () if num_axes == 1 else (num_axes,)
     shape = tuple(x.shape)
     if x.dtype not in (torch.int64, torch.int32):
         raise ShapeError(name, "int64", _name(x.dtype))
+    x = x.to(torch.int64)
     if num_each is None:
-        if shape != (*axes, total):
-            raise ShapeError(name, f"{[*axes, total]}", [*shape])
-        return x.to(torch.int64)
+        if shape == (*axes, total):
+            return x
+        if shape == (total,) and broadcasts_axes:  # one number stands for all axes
+            return x.expand(num_axes, total)
+        raise ShapeError(name, f"{[*axes, total]}", [*shape])
     if shape == (*axes, num_rows, num_each):
-        return x.reshape(*axes, total).to(torch.int64)
+        return x.reshape(*axes, total)
+    if axes and broadcasts_axes and shape in ((num_rows, num_each), (num_each,), (1, num_each)):
+        return x.expand(num_axes, num_rows, num_each).reshape(num_axes, total)
     if shape in ((*axes, num_each), (*axes, 1, num_each)):  # one row stands for all
-        return (
-            x.reshape(*axes, 1, num_each)
-            .expand(*axes, num_rows, num_each)
-            .reshape(*axes, total)
-            .to(torch.int64)
-        )
+        each = x.reshape(*axes, 1, num_each)
+        return each.expand(*axes, num_rows, num_each).reshape(*axes, total)
     expected = f"{[*axes, num_each]} or {[*axes, num_rows, num_each]}"
     raise ShapeError(name, expected, [*shape])
 

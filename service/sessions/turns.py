@@ -18,11 +18,13 @@ class Turns:
         on_idle: called when no operation is left.
     """
 
-    __slots__ = ("_queue", "on_idle")
+    __slots__ = ("_queue", "last_renews", "on_idle")
 
     def __init__(self, on_idle: Callable[[], None] = do_nothing) -> None:
         self._queue: deque[Turn] = deque()
         self.on_idle = on_idle
+        self.last_renews = True
+        """Whether the last turn was a use of the session."""
 
     @property
     def is_busy(self) -> bool:
@@ -33,6 +35,7 @@ class Turns:
         was_first = self._queue[0] is turn
         self._queue.remove(turn)
         if not self._queue:
+            self.last_renews = turn.renews
             self.on_idle()
         elif was_first:
             self._queue[0]._advance()
@@ -47,11 +50,13 @@ class Turn:
 
     Args:
         queues: of the sessions; one that is named twice counts once.
+        renews: whether the turn is a use of the sessions, which renews their leases.
     """
 
-    __slots__ = ("_future", "_is_kept", "_num_waiting", "_queues")
+    __slots__ = ("_future", "_is_kept", "_num_waiting", "_queues", "renews")
 
-    def __init__(self, queues: Iterable[Turns]) -> None:
+    def __init__(self, queues: Iterable[Turns], *, renews: bool = True) -> None:
+        self.renews = renews
         self._queues: Iterable[Turns] = dict.fromkeys(queues)
         self._future: Future[None] | None = None
         self._is_kept = False
@@ -92,6 +97,14 @@ class Turn:
             self._future.cancel()
         for queue in queues:
             queue._remove(self)
+
+    def hand_over(self) -> "Turn":
+        """Return another turn that has the places of this one, which must be held."""
+        other = Turn((), renews=self.renews)
+        other._queues, self._queues = self._queues, ()
+        for queue in other._queues:
+            queue._queue[queue._queue.index(self)] = other
+        return other
 
     async def __aenter__(self) -> Self:
         if self._num_waiting:

@@ -206,6 +206,9 @@ class SessionRoutes:
                 parts = await self._inference.to_thread(None, encode, answer.message, as_base64)
             else:
                 parts = accepted.encode(answer.message, as_base64)
+            if answer.expires_in_s is not None:
+                left_s = answer.expires_in_s(self._handler.services.registry.clock())
+                answer = answer._replace(headers={"X-Session-Expires-In": str(int(left_s))})
             await _send(send, answer, parts, accepted)
 
     def _read(self, tenant: Tenant, session_id: str, query: bytes) -> SessionAnswer:
@@ -274,6 +277,8 @@ async def _send(
         (b"content-length", b"%d" % sum(map(len, parts))),
         *io.server_timing(answer.completed, answer.backend),
     ]
+    if answer.restore_s:
+        headers.append((b"server-timing", b"restore;dur=%.3f" % (answer.restore_s * 1e3)))
     for name, value in answer.headers.items():
         headers.append((name.lower().encode(), value.encode()))
     if warnings := answer.message.params.values.get("warnings"):

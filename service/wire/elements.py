@@ -3,6 +3,7 @@
 import math
 import struct
 import warnings
+from ctypes import c_char
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,14 @@ def view_as_tensor(body: Buffer, dtype: torch.dtype, shape: tuple[int, ...], off
     view: np.ndarray[Any, Any] = np.ndarray(shape, _NUMPY_DTYPES[dtype], body, offset)
     tensor = torch.from_numpy(view)
     return tensor.view(torch.bfloat16) if dtype is torch.bfloat16 else tensor
+
+
+def memory_at(address: int, num_bytes: int) -> Buffer:
+    """Return memory as a buffer, without a copy. The caller keeps what owns it alive meanwhile.
+
+    Of a tensor's `data_ptr`, it takes a fraction of the time of `view_as_bytes`.
+    """
+    return memoryview((c_char * num_bytes).from_address(address)).cast("B")
 
 
 def view_as_bytes(tensor: Tensor) -> memoryview:

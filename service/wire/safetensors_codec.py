@@ -175,6 +175,8 @@ def parse_header(text: bytes, max_tensors: int = MAX_TENSORS) -> Header:
     Raises:
         BadMessage, BadTensor: as `decode`.
     """
+    if max_tensors == MAX_TENSORS and (usual := _parse_usual_header(text)) is not None:
+        return usual
     try:
         header = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -193,6 +195,46 @@ def parse_header(text: bytes, max_tensors: int = MAX_TENSORS) -> Header:
 
 
 _parse_header_cached = lru_cache(maxsize=1024)(parse_header)
+
+_USUAL_START = b'{"__metadata__":{"params":"'
+_BACKSLASH = ord("\\")
+
+
+def _parse_usual_header(text: bytes) -> Header | None:
+    """Return a header that begins with the parameters, and whose tensors are cached; else None.
+
+    A quote within the text of the parameters has a backslash before it.
+    """
+    if not text.startswith(_USUAL_START):
+        return None
+    start = len(_USUAL_START) - 1
+    end = text.find(b'"}', start + 1)
+    while end > 0 and text[end - 1] == _BACKSLASH:
+        end = text.find(b'"}', end + 1)
+    if not 0 <= len(text) - end <= MAX_CACHED_BYTES:
+        return None
+    tensors = _parse_rest(text[end + 2 :])
+    if tensors is None:
+        return None
+    try:
+        key = orjson.loads(text[start : end + 1])
+        values = orjson.loads(key)
+    except orjson.JSONDecodeError:
+        return None
+    return Header(tensors, Parameters(values, key.encode())) if isinstance(values, dict) else None
+
+
+@lru_cache(maxsize=1024)
+def _parse_rest(rest: bytes) -> Tensors | None:
+    """Return the tensors in what follows `__metadata__` in a header; None if it is not usual."""
+    if b"__metadata__" in rest or b"\\" in rest:
+        return None
+    try:
+        header = orjson.loads(b'{"__metadata__":0' + rest)
+    except orjson.JSONDecodeError:
+        return None
+    del header["__metadata__"]
+    return None if len(header) > MAX_TENSORS else _parse_tensors(orjson.dumps(header))
 
 
 def _parse_tensors(text: bytes) -> Tensors:

@@ -110,7 +110,10 @@ class LibraryDriver:
             run_moves(pending.moves)
             cache.commit(pending)
         if all(group.attention.window is None for group in cache.config.groups):
-            assert max(cache.num_segments) <= max_segments
+            for row in cache.rows:
+                pairs = zip(row.segments, row.segments[1:], strict=False)
+                holes = sum(last.index + last.num_tokens != each.index for last, each in pairs)
+                assert len(row.segments) <= max(max_segments, 1 + holes)
 
     @staticmethod
     def document(cache: KVCache) -> dict[str, Any]:

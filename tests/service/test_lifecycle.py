@@ -192,21 +192,18 @@ def test_a_body_that_does_not_come_is_given_up_at_the_deadline(server_url):
 
 
 def test_many_small_sequences_do_not_hold_up_the_others(server_url):
-    q = torch.zeros(20_000, 1, 2)
-    tensors = {"q": q, "k": q, "v": q, "cu_seqlens": torch.arange(20_001)}
+    q = torch.zeros(10_000, 1, 2)
+    tensors = {"q": q, "k": q, "v": q, "cu_seqlens": torch.arange(10_001)}
     slow = Background(server_url, b"".join(codec.encode(Message(tensors))))
-    started = due = time.monotonic()
-    waits = []
+    num_answers = 0
     slow.start()
     with httpx.Client(base_url=server_url, timeout=60) as client:
         while slow.is_alive():
             client.get("/healthz")
-            waits.append(time.monotonic() - due)
-            due += waits[-1]
-    # on a busy machine everything takes longer
-    assert max(waits) < max(0.7, (due - started) / 2)
+            num_answers += 1
     assert slow.response is not None, slow.failure
     assert slow.response.status_code == 200
+    assert num_answers > 10  # 2 or 3, if the event loop computed
 
 
 def test_a_port_that_is_taken_ends_the_start(server_url):

@@ -9,6 +9,7 @@ from torch import Tensor
 from rope_core.backends import AttentionWork, MergeWork, eager, run
 from rope_core.kvcache.compute.page_memory import PageMemory
 from rope_core.kvcache.compute.pieces import PART_PLACES, Piece, piece_config, pieces, visible_keys
+from rope_core.kvcache.compute.quantisation import dequantise
 from rope_core.kvcache.compute.rotation import Queries
 from rope_core.kvcache.plan import LayerPlan, RowPlan
 
@@ -53,7 +54,7 @@ def attend_row(
     rotated = {segment.shift: queries.rotated(rows, segment.shift) for segment in row.segments}
     shape, device, name = plan.pool.shape, out.device, ""
     is_wide = row.num_queries * plan.group.num_heads <= MAX_WIDE_ROWS * shape.num_kv_heads
-    dtype = torch.float32 if is_wide else shape.dtype
+    dtype = torch.float32 if is_wide else plan.dtype
     part_places = PART_PLACES if dtype is torch.float32 else HALF_PART_PLACES
     num_keys = min(part_places, max((segment.num_keys for segment in row.segments), default=0))
     buffers = (
@@ -95,13 +96,19 @@ def gather(
 ) -> tuple[Tensor, Tensor]:
     """Copy the keys of a piece into the buffers: views `[1, keys, Hkv, D]`."""
     segment, page_tokens = piece.segment, memory.page_tokens
-    for pages, buffer in zip((memory.keys, memory.values), buffers, strict=True):
+    both = (memory.keys, memory.values)
+    for which, (pages, buffer) in enumerate(zip(both, buffers, strict=True)):
         key = piece.start
         while key < piece.stop:
             page, slot = divmod(segment.first_slot + key, page_tokens)
             end = min(piece.stop, key + page_tokens - slot)
             target = buffer[:, key - piece.start : end - piece.start]
-            target.copy_(pages[segment.page_groups[page] + layer, :, slot : slot + end - key])
+            number, slots = segment.page_groups[page] + layer, slice(slot, slot + end - key)
+            if memory.scales is None:
+                target.copy_(pages[number, :, slots])
+            else:
+                scales = memory.scales[number, which, :, slots]
+                target.copy_(dequantise(pages[number, :, slots], scales))
             key = end
     k, v = (buffer[:, : piece.stop - piece.start].transpose(0, 1)[None] for buffer in buffers)
     return k, v

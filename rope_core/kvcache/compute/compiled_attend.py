@@ -23,6 +23,9 @@ name = "compiled"
 LANES = 8
 """Widths of heads are multiples of this."""
 
+DTYPES_OF_PAGES = {**DTYPES, torch.float8_e4m3fn: 3}
+"""Dtypes of stored keys and values, and their numbers in the extension."""
+
 MAX_ROWS = 64
 """Most queries times heads of a group: more are faster as products of matrices."""
 
@@ -49,7 +52,7 @@ def can_attend(plan: LayerPlan, row: RowPlan) -> bool:
 
 @dataclass(slots=True)
 class Batch:
-    """Rows that one call of the extension attends to: of one pool, group and dtype of out."""
+    """Rows that one call of the extension attends to: of one pool, group, dtype of q and of out."""
 
     plan: LayerPlan
     memory: PageMemory
@@ -111,7 +114,7 @@ class Batch:
     def run(self) -> None:
         """Attend, and write every element of out and lse of all rows."""
         plan, shape, memory = self.plan, self.plan.pool.shape, self.memory
-        config = plan.group.attention
+        config, scales = plan.group.attention, memory.scales
         left, right = UNBOUNDED, 0 if config.causal else UNBOUNDED
         if config.window is not None:
             left, right = config.window - 1, config.window_ahead
@@ -123,10 +126,12 @@ class Batch:
             *(memory.key_address, memory.value_address),
             *(memory.key_page_bytes, memory.value_page_bytes),
             *(shape.page_tokens, shape.num_kv_heads, plan.group.num_heads // shape.num_kv_heads),
-            *(shape.head_dim, shape.value_dim, DTYPES[shape.dtype], DTYPES[self.out_dtype]),
+            *(shape.head_dim, shape.value_dim, DTYPES_OF_PAGES[shape.dtype]),
+            DTYPES[self.out_dtype],
             *(left, right, config.chunk or 0),
             0 if self.sinks is None else self.sinks.data_ptr(),
-            *(torch.get_num_threads(), self.num_products),
+            *(torch.get_num_threads(), self.num_products, DTYPES[plan.dtype]),
+            *((0, 0) if scales is None else (scales.data_ptr(), scales.stride(0))),
             shape.head_dim**-0.5 if config.scale is None else float(config.scale),
             config.softcap or 0.0,
         )

@@ -26,6 +26,8 @@ def why_not(plan: LayerPlan) -> str | None:
     keys = page_memory(plan.pool).keys
     if (reason := fused.unavailable(keys.device)) is not None:
         return reason
+    if plan.pool.shape.has_scales:
+        return "kernels read no keys and values of 8 bits"
     from rope_core.kernels.head_dims import HEAD_DIMS
     from rope_core.kernels.runtime import device_properties
     from rope_core.kernels.tile_configs import why_no_tile

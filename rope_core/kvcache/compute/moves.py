@@ -10,7 +10,8 @@ from rope_core.angles import key_angles, shift_angles
 from rope_core.backends import run
 from rope_core.calls import Rotate
 from rope_core.config import RopeConfig
-from rope_core.kvcache.compute.page_memory import as_tensor
+from rope_core.kvcache.compute.page_memory import as_tensor, page_memory
+from rope_core.kvcache.compute.quantisation import TokenSlots, dequantise, quantise
 from rope_core.kvcache.plan import Move
 from rope_core.rotary import rotary_work, run_rotate
 
@@ -24,6 +25,9 @@ def run_move(move: Move) -> None:
     sources, targets = (as_tensor(slots).to(keys.device) for slots in (move.sources, move.targets))
     rotation = key_rotation(move, keys.device)
     stays = torch.equal(sources, targets)
+    if move.pool.shape.has_scales:
+        _move_quantised(move, sources, targets, rotation)
+        return
     for layer in range(move.pool.shape.num_layers):
         source, target = (
             (slots // page_tokens + layer, slice(None), slots % page_tokens)
@@ -33,6 +37,18 @@ def run_move(move: Move) -> None:
         keys[target] = k if rotation is None else rotation(k)
         if not stays:
             values[target] = values[source]
+
+
+def _move_quantised(
+    move: Move, sources: Tensor, targets: Tensor, rotation: Rotation | None
+) -> None:
+    """As `run_move`, in pages that have scales: keys that are rotated are rounded once more."""
+    memory = page_memory(move.pool)
+    for layer in range(move.pool.shape.num_layers):
+        k, v, scales = TokenSlots(memory, sources, layer).read()
+        if rotation is not None:
+            k, scales[:, 0] = quantise(rotation(dequantise(k, scales[:, 0])))
+        TokenSlots(memory, targets, layer).write(k, v, scales)
 
 
 def key_rotation(move: Move, device: torch.device) -> Rotation | None:

@@ -23,6 +23,8 @@ class PageMemory:
 
     value_page_bytes: int
     page_tokens: int
+    scales: Tensor | None
+    """float32 `[pages, 2, Hkv, P]` of keys and of values, where elements have 8 bits."""
 
 
 _memories: WeakKeyDictionary[PagePool, PageMemory] = WeakKeyDictionary()
@@ -37,6 +39,7 @@ def page_memory(pool: PagePool) -> PageMemory:
         memory = _memories[pool] = PageMemory(
             *(keys, values, keys.data_ptr(), values.data_ptr()),
             *(keys.stride(0) * size, values.stride(0) * size, keys.shape[2]),
+            pool.scales if pool.shape.has_scales else None,
         )
     return memory
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from rope_core.angles import Angles
-from rope_core.kvcache.compute.page_memory import PageMemory
+from rope_core.kvcache.compute.page_memory import PageMemory, as_tensor
+from rope_core.kvcache.compute.quantisation import TokenSlots, quantise
 from rope_core.kvcache.compute.rotation import (
     COPY,
+    CompiledRotation,
     compiled_rotation,
     rotate_at,
     rotate_into,
@@ -24,8 +27,9 @@ def clear_page(pool: PagePool, page_group: int) -> None:
 
 def copy_page(copy: PageCopy) -> None:
     """Copy a page group: a page of each layer of its group."""
-    pages, num_layers = copy.pool.pages, copy.pool.shape.num_layers
-    source = pages[copy.source : copy.source + num_layers]
+    num_layers = copy.pool.shape.num_layers
+    source = copy.pool.pages[copy.source : copy.source + num_layers]
+    pages = (copy.target_pool or copy.pool).pages
     pages[copy.target : copy.target + num_layers].copy_(source)
 
 
@@ -41,6 +45,9 @@ def write_tokens(plan: LayerPlan, memory: PageMemory, k: Tensor, v: Tensor) -> N
     if rope is not None:
         assert plan.base_positions is not None, "the group has a rope"
         angles = stored_angles(plan.base_positions, rope, k.device)
+    if memory.scales is not None:
+        write_quantised(plan, memory, k, v, angles, rotation)
+        return
     for begin, count, slot in slot_runs(plan.slots.tolist(), page_tokens):
         page, slot = divmod(slot, page_tokens)
         page += plan.layer_in_group
@@ -52,6 +59,29 @@ def write_tokens(plan: LayerPlan, memory: PageMemory, k: Tensor, v: Tensor) -> N
         rotate_at(address, key_strides, k, (begin, count), angles, begin, rotation)
         address = memory.value_address + page * memory.value_page_bytes + slot * value_dim * size
         rotate_at(address, value_strides, v, (begin, count), None, 0, COPY)
+
+
+def write_quantised(
+    plan: LayerPlan,
+    memory: PageMemory,
+    k: Tensor,
+    v: Tensor,
+    angles: Angles | None,
+    rotation: CompiledRotation | None,
+) -> None:
+    """Write k and v, rotated in float32 and then rounded once, into pages that have scales."""
+    k, v = k.float(), v.float()
+    if angles is not None and plan.group.rope is not None:
+        turned = torch.empty_like(k, memory_format=torch.contiguous_format)
+        if rotation is None:
+            rotate_into(turned, k, angles, plan.group.rope)
+        else:
+            strides = turned.stride(0), turned.stride(1)
+            rotate_at(turned.data_ptr(), strides, k, (0, len(k)), angles, 0, rotation)
+        k = turned
+    (k, k_scales), (v, v_scales) = quantise(k), quantise(v)
+    slots = as_tensor(plan.slots).to(k.device)
+    TokenSlots(memory, slots, plan.layer_in_group).write(k, v, torch.stack((k_scales, v_scales), 1))
 
 
 def write_page(

@@ -9,7 +9,7 @@ from service.oip import validate
 from service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
 from service.oip.grpc.protobuf_wire import MAX_FIELDS, SplitRequest, join_response
 from service.oip.infer import response, tensors
-from service.oip.infer.models import VERSION, Model
+from service.oip.infer.models import ROPE_SESSION, VERSION, Model
 from service.oip.infer.parse import Input, RequestParser
 from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan, InferRequest
 from service.oip.infer.response import OutputHeader
@@ -45,10 +45,21 @@ def parse(split: SplitRequest) -> ParsedRequest:
     Raises:
         DecodeError: it is no `ModelInferRequest`.
     """
-    short = len(split.header) <= MAX_HEADER_BYTES
-    message = (_parse_cached if short else ModelInferRequest.FromString)(split.header)
+    header = split.header
+    can_recur = len(header) <= MAX_HEADER_BYTES and not is_of_sequence(header)
+    message = (_parse_cached if can_recur else ModelInferRequest.FromString)(header)
     return ParsedRequest(message, split)
 
+
+def is_of_sequence(header: bytes) -> bool:
+    """Tell whether a request whose first field is the name of its model is one of a sequence.
+
+    These have other parameters each time, which would push all others out of caches.
+    """
+    return header.startswith(_OF_SEQUENCE)
+
+
+_OF_SEQUENCE = bytes(ModelInferRequest(model_name=ROPE_SESSION.name).SerializeToString())
 
 _parse_cached = lru_cache(maxsize=1024)(ModelInferRequest.FromString)
 

@@ -14,12 +14,17 @@ CODES: Mapping[int, StatusCode] = {
     401: StatusCode.UNAUTHENTICATED,
     403: StatusCode.PERMISSION_DENIED,
     404: StatusCode.NOT_FOUND,
+    409: StatusCode.ABORTED,
+    410: StatusCode.NOT_FOUND,
     413: StatusCode.RESOURCE_EXHAUSTED,
+    421: StatusCode.FAILED_PRECONDITION,
+    423: StatusCode.FAILED_PRECONDITION,
     429: StatusCode.RESOURCE_EXHAUSTED,
     500: StatusCode.INTERNAL,
     501: StatusCode.UNIMPLEMENTED,
     503: StatusCode.UNAVAILABLE,
     504: StatusCode.DEADLINE_EXCEEDED,
+    507: StatusCode.RESOURCE_EXHAUSTED,
 }
 """The status of gRPC for each status of `/v2`."""
 

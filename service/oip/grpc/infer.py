@@ -19,10 +19,11 @@ from service.oip.grpc.planned import PlannedInfer
 from service.oip.grpc.protobuf_wire import join_stream_response, split_request
 from service.oip.grpc.rpc import Rpc
 from service.oip.grpc.streams import while_open
-from service.oip.infer.models import Model, model_of
+from service.oip.infer.models import EndpointModel, Model
 from service.oip.infer.params import EMPTY_FINAL_RESPONSE
 from service.oip.infer.plan import InferRequest
 from service.oip.infer.run import INLINE_WRITE_BYTES, run_model
+from service.oip.sequences import Place
 from service.oip.state import OipState
 from service.resident_memory import ResidentLimit
 from service.wire import Buffer
@@ -77,6 +78,8 @@ class InferMethods:
     async def stream(self, bodies: AsyncIterator[bytes], rpc: Rpc) -> AsyncGenerator[bytes, None]:
         """Answer requests in their order. A request that fails does not end the stream.
 
+        Requests of a sequence also run in their order.
+
         Raises:
             ServiceError, RopeError: a request failed, and the client's metadata says that the
                 first failure ends the stream.
@@ -88,11 +91,13 @@ class InferMethods:
         charges: dict[asyncio.Task[bytes], Charge] = {}
 
         async def read() -> None:
+            place = None
             try:
                 async for body in while_open(bodies, self._oip_state.lifecycle):
                     await free.acquire()
                     context = self._context(rpc, {"bytes": len(body)})
-                    response = self._stream_response(context, rpc, body, ends_on_failure)
+                    place = Place(place)
+                    response = self._stream_response(context, rpc, body, place, ends_on_failure)
                     task = asyncio.create_task(response)
                     charges[task] = context.charge
                     responses.put_nowait(task)
@@ -113,17 +118,17 @@ class InferMethods:
                 charge.release()
 
     async def _stream_response(
-        self, context: RequestContext, rpc: Rpc, body: bytes, raises: bool
+        self, context: RequestContext, rpc: Rpc, body: bytes, place: Place, raises: bool
     ) -> bytes:
         """Return the response to one request of a stream: its answer, or its failure."""
         described: dict[str, Any] = {}
         tenant, quotas = context.tenant, self._handler.gate.quotas
         try:
             if tenant is ANONYMOUS:
-                return await self._infer_in_stream(context, body, described)
+                return await self._infer_in_stream(context, body, place, described)
             with quotas.request(tenant, len(body)):
                 quotas.add_bytes(tenant, len(body))
-                return await self._infer_in_stream(context, body, described)
+                return await self._infer_in_stream(context, body, place, described)
         except Exception as failure:
             if raises:
                 raise
@@ -135,9 +140,11 @@ class InferMethods:
             log.log(level, "a request of a stream failed", extra={"fields": fields})
             response = ModelStreamInferResponse(error_message=text, infer_response=described)
             return bytes(response.SerializeToString())
+        finally:
+            place.take()
 
     async def _infer_in_stream(
-        self, context: RequestContext, body: bytes, described: dict[str, Any]
+        self, context: RequestContext, body: bytes, place: Place, described: dict[str, Any]
     ) -> bytes:
         """Return the answer to one request of a stream; fill `described` with its id and model."""
         request = await self._parse(context, body)
@@ -147,7 +154,7 @@ class InferMethods:
         is_final = options.get(EMPTY_FINAL_RESPONSE) is True
         params = {"triton_final_response": True} if is_final else {}
         described["parameters"] = codec.write_params(params)
-        return await self._infer(context, request, params, join_stream_response)
+        return await self._infer(context, request, params, join_stream_response, place)
 
     def _context(self, rpc: Rpc, log_fields: dict[str, object]) -> RequestContext:
         """Return the context of a request that has just arrived."""
@@ -175,16 +182,19 @@ class InferMethods:
         request: codec.ParsedRequest,
         params: Mapping[str, bool],
         join: Join,
+        place: Place | None = None,
     ) -> bytes:
         """Return the response to a request; `params` are added to those of the answer."""
-        message, handler = request.message, self._handler
-        model = model_of(message.model_name, message.model_version)
-        statistics = self._oip_state.statistics[model.name]
+        message, handler, oip_state = request.message, self._handler, self._oip_state
+        model = oip_state.repository.find(message.model_name, message.model_version)
+        if place is not None and isinstance(model, EndpointModel):
+            place.take()
+        statistics = oip_state.statistics[model.name]
         with statistics.count(context.deadline) as started:
             handler.batcher.check(context.deadline, context.tenant)
             reading = self._decode(context, model, request)
             del request
-            request_id, plan, served = await run_model(handler, model, context, reading)
+            request_id, plan, served = await run_model(oip_state, model, context, reading, place)
             write_started = time.monotonic()
 
             def write() -> bytes:

@@ -25,7 +25,7 @@ from service.oip.grpc.protobuf_wire import (
     split_request,
 )
 from service.oip.grpc.rpc import Rpc
-from service.oip.infer.models import Model, model_of
+from service.oip.infer.models import EndpointModel, Model
 from service.oip.infer.plan import MAX_HEADER_BYTES, InferPlan
 from service.oip.state import OipState
 from service.oip.statistics import DEADLINE_TOLERANCE_S
@@ -94,6 +94,7 @@ class PlannedInfer:
     def __init__(self, oip_state: OipState) -> None:
         self._handler = oip_state.handler
         self._parser = oip_state.parser
+        self._repository = oip_state.repository
         self._statistics = oip_state.statistics
         self.batcher = oip_state.handler.batcher
         self._slab_pool = oip_state.handler.slab_pool
@@ -117,7 +118,7 @@ class PlannedInfer:
             split = split_request(body)
         except (DecodeError, ServiceError):
             return False
-        if len(split.id) > validate.MAX_NAME_LENGTH:
+        if len(split.id) > validate.MAX_NAME_LENGTH or codec.is_of_sequence(split.header):
             return False
         model_plan = self._find(split, body)
         return model_plan is not None and self._submit(rpc, model_plan, split.id, split.raw)
@@ -216,7 +217,10 @@ class PlannedInfer:
             DecodeError, ServiceError, RopeError: the request is not valid.
         """
         parsed = codec.parse(split)
-        model = model_of(parsed.message.model_name, parsed.message.model_version)
+        message = parsed.message
+        model = self._repository.find(message.model_name, message.model_version)
+        if not isinstance(model, EndpointModel):
+            return None
         request = codec.decode(model, self._parser, parsed)
         infer_plan, parser = request.plan, self._parser
         is_plain = parser.has_plain_tensors(model, split.header, infer_plan)

@@ -22,7 +22,7 @@ from service.oip.http.codec import (
     parse_headers,
 )
 from service.oip.http.compression import inflate
-from service.oip.infer.models import MODELS, Model
+from service.oip.infer.models import Model
 from service.oip.infer.plan import InferRequest
 from service.oip.infer.run import INLINE_WRITE_BYTES, run_model
 from service.oip.state import OipState
@@ -37,6 +37,7 @@ class InferRoute:
 
     def __init__(self, model: Model, oip_state: OipState) -> None:
         self._model = model
+        self._oip_state = oip_state
         self._handler = oip_state.handler
         self._parser = oip_state.parser
         self._regions = oip_state.regions
@@ -73,7 +74,7 @@ class InferRoute:
                 deadline, charge, watch, charge.tenant, log_fields=scope[io.LOG_FIELDS]
             )
             reading = self._read(context, infer_headers, receive, headers)
-            request_id, plan, served = await run_model(handler, model, context, reading)
+            request_id, plan, served = await run_model(self._oip_state, model, context, reading)
             write_started = time.monotonic()
             coding = infer_headers.response_coding
             write = partial(encode, model, request_id, plan, coding, served.message)
@@ -122,6 +123,6 @@ def infer_routes(oip_state: OipState) -> dict[str, InferRoute]:
     """Return the routes that infer, by path."""
     return {
         path: InferRoute(model, oip_state)
-        for model in MODELS.values()
+        for model in oip_state.repository.models.values()
         for path in model.infer_paths
     }

@@ -1,4 +1,4 @@
-"""The models of the protocol: their tensors, and the endpoint that answers."""
+"""The models of the protocol: their tensors, and what answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from rope_core import Attend, Call, CosSin, Rotate
 from service.endpoints.table import ENDPOINTS, Endpoint
-from service.oip.errors import UnknownModel
+from service.oip.errors import SequencesOff, UnknownModel
 
 VERSION = "1"
 
@@ -41,12 +41,9 @@ _ENDPOINTS = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model, answered by an endpoint of `/v1`."""
+    """A model."""
 
     name: str
-    endpoint: Endpoint[Any]
-    call: type[Call]
-    """Type of the calls that the endpoint makes."""
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
 
@@ -55,6 +52,15 @@ class Model:
         """The paths of its inference: without and with its version."""
         path = f"/v2/models/{self.name}"
         return f"{path}/infer", f"{path}/versions/{VERSION}/infer"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointModel(Model):
+    """A model, answered by an endpoint of `/v1`."""
+
+    endpoint: Endpoint[Any]
+    call: type[Call]
+    """Type of the calls that the endpoint makes."""
 
 
 FLOATS = ("FP32", "FP16", "BF16")
@@ -74,11 +80,14 @@ FREQUENCIES = Slot("frequencies", ("FP32", "FP64"), (-1,), optional=True)
 Q_AND_K = tuple(Slot(name, FLOATS, BSHD, optional=True) for name in ("q", "k"))
 """q and k, of which a request has at least one."""
 
+_ATTENTION = (
+    Slot("out", FLOATS, BSHD),
+    Slot("lse", ("FP32",), (-1, -1, -1), optional=True),
+)
+
 _MODELS = (
-    Model(
+    EndpointModel(
         "rope",
-        _ENDPOINTS["/v1/rotate"],
-        Rotate,
         (
             *Q_AND_K,
             *_positions("positions"),
@@ -86,11 +95,11 @@ _MODELS = (
             FREQUENCIES,
         ),
         Q_AND_K,
+        _ENDPOINTS["/v1/rotate"],
+        Rotate,
     ),
-    Model(
+    EndpointModel(
         "rope_attention",
-        _ENDPOINTS["/v1/attention"],
-        Attend,
         (
             *(Slot(name, FLOATS, BSHD) for name in ("q", "k", "v")),
             *_positions("positions", "q_positions", "k_positions"),
@@ -100,31 +109,55 @@ _MODELS = (
             *_integers("q_index", "k_index", dims=(-1, -1)),
             FREQUENCIES,
         ),
-        (
-            Slot("out", FLOATS, BSHD),
-            Slot("lse", ("FP32",), (-1, -1, -1), optional=True),
-        ),
+        _ATTENTION,
+        _ENDPOINTS["/v1/attention"],
+        Attend,
     ),
-    Model(
+    EndpointModel(
         "rope_cos_sin",
-        _ENDPOINTS["/v1/cos_sin"],
-        CosSin,
         (Slot("positions", POSITIONS, (-1,)), FREQUENCIES),
         (Slot("cos", ("FP32",), (-1, -1)), Slot("sin", ("FP32",), (-1, -1))),
+        _ENDPOINTS["/v1/cos_sin"],
+        CosSin,
     ),
 )
 
-MODELS: Mapping[str, Model] = {model.name: model for model in _MODELS}
+MODELS: Mapping[str, EndpointModel] = {model.name: model for model in _MODELS}
+"""The models that keep nothing between requests."""
+
+ROPE_SESSION = Model(
+    "rope_session",
+    (
+        *(Slot(name, FLOATS, BSHD) for name in ("q", "k", "v")),
+        Slot("positions", INTEGERS, (-1, -1), optional=True),
+    ),
+    _ATTENTION,
+)
+"""The model that steps a KV session, which a sequence id names."""
+
+ALL_MODELS: Mapping[str, Model] = {**MODELS, ROPE_SESSION.name: ROPE_SESSION}
 
 
-def model_of(name: str, version: str = "") -> Model:
-    """Return a model; an empty version is the only one there is.
+class Repository:
+    """The models that a service has.
 
-    Raises:
-        UnknownModel: no model has that name, or that version.
+    Args:
+        has_sequences: whether clients may name sessions by sequence ids.
     """
-    if name not in MODELS:
-        raise UnknownModel(f"unknown model {name!r}; there are {', '.join(MODELS)}")
-    if version not in ("", VERSION):
-        raise UnknownModel(f"model {name} has no version {version!r}, only {VERSION}")
-    return MODELS[name]
+
+    def __init__(self, *, has_sequences: bool) -> None:
+        self.models: Mapping[str, Model] = ALL_MODELS if has_sequences else MODELS
+
+    def find(self, name: str, version: str = "") -> Model:
+        """Return a model; an empty version is the only one there is.
+
+        Raises:
+            UnknownModel: no model has that name, or that version.
+        """
+        if name not in self.models:
+            if name == ROPE_SESSION.name:
+                raise SequencesOff
+            raise UnknownModel(f"unknown model {name!r}; there are {', '.join(self.models)}")
+        if version not in ("", VERSION):
+            raise UnknownModel(f"model {name} has no version {version!r}, only {VERSION}")
+        return self.models[name]

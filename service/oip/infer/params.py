@@ -5,7 +5,7 @@ written one by one, or as JSON in the text of `rope`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -42,7 +42,7 @@ REQUEST_PARAMS = frozenset(
 def read_options(params: Mapping[str, Any]) -> tuple[bool, float | None]:
     """Return whether outputs are sent as bytes, and the longest wait for the device in seconds.
 
-    None is no limit. Options of sequences and priorities have no effect.
+    None is no limit. Priorities have no effect; `read_sequence` reads the options of sequences.
 
     Raises:
         BadMessage: the value of an option has a wrong type.
@@ -73,6 +73,34 @@ def translate(params: Mapping[str, Any], endpoint_params: type[BaseModel]) -> Pa
     names = endpoint_params.model_fields
     values: dict[str, Any] = {}
     rope: dict[str, Any] = {}
+    for raw_name, name, value in checked_params(params):
+        if name in values or name in rope:
+            raise BadMessage(f"parameter {name} is given twice")
+        if name in names:
+            values[name] = parse_text(name, value)
+        elif name in ROPE_PARAMS and "rope" in names:
+            rope[name] = parse_text(name, value)
+        else:
+            raise UnknownName("parameter", raw_name, sorted({*names, *ALIASES} | ROPE_PARAMS))
+    if rope:
+        values["rope"] = merge_rope(values.get("rope", {}), rope)
+    return parameters_of(values)
+
+
+def parameters_of(values: Mapping[str, Any]) -> Parameters:
+    """Return parameters. Raises BadMessage if no key can be made of them."""
+    try:
+        return Parameters(values, params_key(values))
+    except orjson.JSONEncodeError as error:  # nested too deep, or a number of too many digits
+        raise BadMessage(f"parameters: {error}") from None
+
+
+def checked_params(params: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield the parameters of the model: name in the request, name in `/v1`, and value.
+
+    Raises:
+        BadMessage: the protocol has no parameters of such a type.
+    """
     for raw_name, value in params.items():
         if raw_name in REQUEST_PARAMS:
             continue
@@ -82,24 +110,10 @@ def translate(params: Mapping[str, Any], endpoint_params: type[BaseModel]) -> Pa
         if not isinstance(value, types):
             got = validate.type_name(value)
             raise BadMessage(f"parameter {printable(raw_name)} must be {expected}, got {got}")
-        name = ALIASES.get(raw_name, raw_name)
-        if name in values or name in rope:
-            raise BadMessage(f"parameter {name} is given twice")
-        if name in names:
-            values[name] = _parse_text(name, value)
-        elif name in ROPE_PARAMS and "rope" in names:
-            rope[name] = _parse_text(name, value)
-        else:
-            raise UnknownName("parameter", raw_name, sorted({*names, *ALIASES} | ROPE_PARAMS))
-    if rope:
-        values["rope"] = _merge_rope(values.get("rope", {}), rope)
-    try:
-        return Parameters(values, params_key(values))
-    except orjson.JSONEncodeError as error:  # nested too deep, or a number of too many digits
-        raise BadMessage(f"parameters: {error}") from None
+        yield raw_name, ALIASES.get(raw_name, raw_name), value
 
 
-def _parse_text(name: str, value: str | float) -> Any:
+def parse_text(name: str, value: str | float) -> Any:
     """Return a value, parsed where it is the text of a JSON object, list, string or null.
 
     Raises:
@@ -121,7 +135,7 @@ def _parse_text(name: str, value: str | float) -> Any:
         raise ConfigError(name, "JSON", str(error)) from None
 
 
-def _merge_rope(rope: Any, others: dict[str, Any]) -> dict[str, Any]:
+def merge_rope(rope: Any, others: dict[str, Any]) -> dict[str, Any]:
     """Return `rope`, an object or the name of a preset, together with other parameters."""
     if rope is None:
         raise ConfigError("rope", f"not null if {min(others)} is given", "null")

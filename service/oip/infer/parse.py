@@ -11,9 +11,10 @@ from service.errors import BadMessage, BadTensor, TooLarge, UnknownName
 from service.oip import validate
 from service.oip.errors import BadRegion
 from service.oip.infer import tensors
-from service.oip.infer.models import Model, Slot
+from service.oip.infer.models import EndpointModel, Model, Slot
 from service.oip.infer.params import read_options, translate
 from service.oip.infer.plan import HeaderCache, InferPlan, InferRequest, Output
+from service.oip.infer.sequence_params import read_sequence
 from service.oip.shm.posix import RegionSlice
 from service.oip.shm.registry import SharedMemoryRegistry
 from service.wire import Buffer, Message, json_codec
@@ -65,7 +66,7 @@ class RequestParser:
         inputs: Iterable[Input],
         outputs: Iterable[tuple[object, Params]],
     ) -> InferRequest:
-        """Parse a request, and cache its header.
+        """Parse a request, and cache its header. Headers of sequences differ, and are not cached.
 
         Args:
             model: the model that it names.
@@ -94,6 +95,9 @@ class RequestParser:
             all(output.binary for output in planned.values()),
             region_bytes,
         )
+        if not isinstance(model, EndpointModel):
+            sequence, step = read_sequence(model.name, params, tensors_by_name)
+            return InferRequest(request_id, plan, Message(tensors_by_name, step), sequence)
         message = Message(tensors_by_name, translate(params, model.endpoint.params))
         request = InferRequest(request_id, plan, message)
         in_regions = any(output.shm for output in planned.values())

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from service.oip.infer.sequence_params import SequenceParams
 from service.oip.shm.posix import RegionSlice
 from service.wire import Buffer, Message, Parameters
 from service.wire.elements import view_as_tensor
@@ -51,6 +52,8 @@ class InferRequest(NamedTuple):
     """The client's name of the request; empty where it has none."""
     plan: InferPlan
     message: Message
+    sequence: SequenceParams | None = None
+    """Of a request to a model of sequences; its message is that of a step."""
 
 
 class CachedHeader(NamedTuple):

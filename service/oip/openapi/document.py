@@ -14,17 +14,28 @@ from service.errors import TensorTooLarge
 from service.oip.errors import (
     STATUSES,
     BadRegion,
+    SequenceExists,
+    SequencesOff,
     SharedMemoryOff,
     UnknownModel,
     UnknownRegion,
+    UnknownSequence,
     classify,
     status_of,
 )
 from service.oip.http.control import BODY_ERRORS, ROUTES, Route
-from service.oip.infer.models import MODELS, VERSION, Model
-from service.oip.openapi import schemas
+from service.oip.infer.models import (
+    ALL_MODELS,
+    MODELS,
+    ROPE_SESSION,
+    VERSION,
+    EndpointModel,
+    Model,
+)
+from service.oip.openapi import schemas, sequences
 from service.oip.openapi.schemas import title
 from service.oip.types import Refusal
+from service.sessions.errors import SessionError
 from service.v1.error_examples import EXAMPLES as ERROR_EXAMPLES
 from service.v1.error_examples import error_examples
 from service.v1.openapi import HEADERS, REF_TEMPLATE, header, json_content, ref, remove_defaults
@@ -45,8 +56,20 @@ _PATH_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
     "region": ({"type": "string"}, "Name of the region, which the client chooses."),
 }
 _INFER_ERRORS = (
-    *(error for error in PROBLEMS if "/v2" in ERROR_EXAMPLES[error.__name__]),
+    *(
+        error
+        for error in PROBLEMS
+        if "/v2" in ERROR_EXAMPLES[error.__name__] and not issubclass(error, SessionError)
+    ),
     *(UnknownModel, SharedMemoryOff, UnknownRegion, BadRegion, TensorTooLarge),
+)
+_SEQUENCE_ERRORS = (
+    *(SequencesOff, SequenceExists, UnknownSequence),
+    *(
+        error
+        for error in PROBLEMS
+        if "/v2" in ERROR_EXAMPLES[error.__name__] and issubclass(error, SessionError)
+    ),
 )
 _INFER_TEXT = (
     "Inputs and outputs are the tensors of `{path}`. Numbers may be JSON (`data`), bytes after the "
@@ -76,7 +99,7 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     """Add `/v2` to an OpenAPI document that has `/v1`, and return the document."""
     shared = (schemas.ModelName, schemas.ContentEncoding, schemas.InferResponse, Refusal)
     types: dict[str, Any] = {kind.__name__: kind for kind in shared}
-    types |= {f"infer_{m.name}": schemas.infer_request(m) for m in MODELS.values()}
+    types |= {f"infer_{m.name}": schemas.infer_request(m) for m in ALL_MODELS.values()}
     types |= {f"{route.operation_id} body": route.body for route in ROUTES if route.body}
     types |= {route.operation_id: route.response for route in ROUTES if _has_document(route)}
     references, definitions = TypeAdapter.json_schemas(
@@ -91,8 +114,12 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     for route in ROUTES:
         methods = paths.setdefault(f"/v2{route.path}", {})
         methods[route.method.lower()] = _control(route, refs)
-    for model in MODELS.values():
-        components[f"{title(model)}Parameters"] = schemas.parameters_schema(model, components)
+    parameters = {
+        model.name: schemas.parameters_schema(model, components) for model in MODELS.values()
+    }
+    parameters[ROPE_SESSION.name] = sequences.parameters_schema(components)
+    for model in ALL_MODELS.values():
+        components[f"{title(model)}Parameters"] = parameters[model.name]
         for version, suffix in (("", ""), ("/versions/{version}", "_version")):
             path = f"/v2/models/{model.name}{version}/infer"
             paths[path] = {"post": _infer(model, path, suffix)}
@@ -137,8 +164,15 @@ def _probe_answer(route: Route, refs: dict[str, Any]) -> dict[str, Any]:
 def _infer(model: Model, path: str, suffix: str) -> dict[str, Any]:
     binary = {"application/octet-stream": {"schema": _BINARY}}
     request = json_content(ref(f"{title(model)}InferRequest"))
+    if isinstance(model, EndpointModel):
+        summary = f"{model.endpoint.summary}, as {model.endpoint.path} does"
+        description = _INFER_TEXT.format(path=model.endpoint.path)
+        examples, errors = EXAMPLES[model.name], _INFER_ERRORS
+    else:
+        summary, description = sequences.SUMMARY, sequences.DESCRIPTION
+        examples, errors = {"start": sequences.EXAMPLE}, (*_INFER_ERRORS, *_SEQUENCE_ERRORS)
     request["application/json"]["examples"] = {
-        name: {"value": value} for name, value in EXAMPLES[model.name].items()
+        name: {"value": value} for name, value in examples.items()
     }
     answer = {
         "description": "The answer; in bytes if the request asks for an output in bytes",
@@ -148,15 +182,15 @@ def _infer(model: Model, path: str, suffix: str) -> dict[str, Any]:
     return {
         "tags": [TAG],
         "operationId": f"infer_{model.name}{suffix}",
-        "summary": f"{model.endpoint.summary}, as {model.endpoint.path} does",
-        "description": _INFER_TEXT.format(path=model.endpoint.path),
+        "summary": summary,
+        "description": description,
         "parameters": [*_path_parameters(path), *_INFER_HEADERS],
         "requestBody": {
             "required": True,
             "description": "Read by its headers; the content type does not matter.",
             "content": request | binary,
         },
-        "responses": {"200": answer} | _refusals(_INFER_ERRORS),
+        "responses": {"200": answer} | _refusals(errors),
     }
 
 

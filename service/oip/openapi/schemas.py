@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, NonNegativeInt, WithJsonSchema, create_model
 from typing_extensions import TypeAliasType
 
-from service.oip.infer.models import MODELS, Model, Slot
+from service.oip.infer.models import ALL_MODELS, EndpointModel, Model, Slot
 from service.oip.infer.params import ALIASES
 from service.oip.infer.tensors import DATATYPES
 from service.oip.validate import MAX_NAME_LENGTH
@@ -18,7 +18,7 @@ _DATATYPE = Field(description="A type of elements, in the protocol's words.")
 _MODEL_NAME = Field(description="A model of the service.")
 _ENCODING = Field(description="A compression of a body.")
 Datatype = TypeAliasType("Datatype", Annotated[Literal[*DATATYPES], _DATATYPE])  # type: ignore[valid-type]
-ModelName = TypeAliasType("ModelName", Annotated[Literal[*MODELS], _MODEL_NAME])  # type: ignore[valid-type]
+ModelName = TypeAliasType("ModelName", Annotated[Literal[*ALL_MODELS], _MODEL_NAME])  # type: ignore[valid-type]
 ContentEncoding = TypeAliasType(
     "ContentEncoding", Annotated[Literal["gzip", "deflate", "identity"], _ENCODING]
 )
@@ -71,8 +71,11 @@ class InferResponseParameters(Schema):
     """Warnings for the caller, one a line."""
     attention_scaling: float = 1.0
     """Factor that cos and sin contain."""
-    length: int = 0
-    """The length that decided the frequencies; absent if they do not depend on one."""
+    length: int | str = 0
+    """The length that decided the frequencies; absent if they do not depend on one. Of rope_session
+    the length of the layer: a number, or of several rows a list as JSON text."""
+    generation: int = 0
+    """Of rope_session: the generation of the session."""
     length_source: str = ""
     """What decided the length: positions or tokens of the call, rope.length, or a parameter."""
 
@@ -131,6 +134,7 @@ def infer_request(model: Model) -> type[BaseModel]:
         __doc__=f"A requested output {of_model}.",
         name=_names(model.outputs),
     )
+    min_inputs = 1 if isinstance(model, EndpointModel) else 0  # the end of a sequence has none
     inputs_text = "The inputs; the order does not matter, except that of their bytes."
     outputs_text = "The outputs to answer, in this order; by default all that the model computes."
     parameters_text = "Parameters of the model, and options of the protocol."
@@ -138,7 +142,7 @@ def infer_request(model: Model) -> type[BaseModel]:
         f"{name}InferRequest",
         __base__=_InferRequest,
         __doc__=f"A request {of_model}.",
-        inputs=(list[tensor], Field(min_length=1, description=inputs_text)),
+        inputs=(list[tensor], Field(min_length=min_inputs, description=inputs_text)),
         outputs=(list[output], Field([], description=outputs_text)),
         parameters=(
             create_model(f"{name}Parameters"),
@@ -161,7 +165,7 @@ def _names(slots: tuple[Slot, ...]) -> Any:
 _NoEffect = Field(description="Accepted, without effect.")
 
 
-class _ProtocolParameters(Schema):
+class ProtocolParameters(Schema):
     """Parameters that all models have."""
 
     rope: str
@@ -179,7 +183,7 @@ class _ProtocolParameters(Schema):
     headers: Annotated[Any, _NoEffect]
 
 
-def parameters_schema(model: Model, schemas: Mapping[str, JsonSchema]) -> JsonSchema:
+def parameters_schema(model: EndpointModel, schemas: Mapping[str, JsonSchema]) -> JsonSchema:
     """Return the schema of a model's parameters.
 
     Args:
@@ -201,7 +205,7 @@ def parameters_schema(model: Model, schemas: Mapping[str, JsonSchema]) -> JsonSc
     for alias, name in ALIASES.items():
         if name in properties:
             properties[alias] = properties[name] | {"description": f"Another name of {name}."}
-    properties |= _ProtocolParameters.model_json_schema()["properties"]
+    properties |= ProtocolParameters.model_json_schema()["properties"]
     return {
         "type": "object",
         "description": f"Parameters of model {model.name}.",

@@ -17,7 +17,9 @@ async def run_change(call: SessionCall) -> SessionAnswer:
     """
     values = check_names(call.message, MEMBERS)
     registry, session = call.services.registry, call.session
-    turn = await call.take_turn(changes=False) if "frozen" in values else None
+    turn = None
+    if "frozen" in values:
+        turn = await call.take_turn(changes=False, needs_pages=False)
     try:
         registry.update(session, values)
     finally:
@@ -36,7 +38,7 @@ async def run_delete(call: SessionCall) -> SessionAnswer:
         OperationTimedOut, ClientLeft: the session lives on.
     """
     check_names(call.message, ())
-    turn = await call.take_turn(changes=False)
+    turn = await call.take_turn(changes=False, needs_pages=False)
     try:
         call.services.registry.end(call.session, "deleted")
     finally:

@@ -60,17 +60,23 @@ async def run(
     if isinstance(params, CompactParams) and tensors and "layer" not in of_append:
         of_append |= _all_layers(configuration, tensors)
     arena = await services.get_arena(context)
-    session = services.registry.create(
-        context.tenant,
-        lambda: KVCache(configuration.config, arena, batch, max_tokens, owner=context.tenant.name),
-        configuration.document,
-        SessionOptions(
-            ttl_s=params.ttl_s,
-            max_age_s=params.max_age_s,
-            is_evictable=params.evictable,
-            name=params.name,
-            labels=params.labels,
+    options = SessionOptions(
+        ttl_s=params.ttl_s,
+        max_age_s=params.max_age_s,
+        is_evictable=params.evictable,
+        name=params.name,
+        labels=params.labels,
+    )
+
+    def make_cache() -> KVCache:
+        owner = context.tenant.name
+        return KVCache(configuration.config, arena, batch, max_tokens, owner=owner)
+
+    session = await services.offload.with_room(
+        lambda: services.registry.create(
+            context.tenant, make_cache, configuration.document, options
         ),
+        context,
     )
     if tensors:
         try:

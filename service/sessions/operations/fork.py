@@ -46,15 +46,18 @@ async def run(call: SessionCall) -> tuple[SessionAnswer, list[Session]]:
         num_rows = session.cache.batch if rows is None else len(rows)
         if isinstance(lengths, list) and len(lengths) != num_rows:
             raise ConfigError("length", f"a number, or a list of {num_rows}", len(lengths))
-        forks = registry.fork(
-            session,
-            count,
-            lambda: session.cache.fork(rows, lengths, count, strict=strict),
-            options,
+        forks = await call.services.offload.with_room(
+            lambda: registry.fork(
+                session,
+                count,
+                lambda: session.cache.fork(rows, lengths, count, strict=strict),
+                options,
+            ),
+            call.context,
         )
     finally:
         turn.release()
-    return answer_of(call.services, forks), forks
+    return answer_of(call.services, forks)._replace(restore_s=call.restore_s), forks
 
 
 def answer_of(services: SessionServices, forks: Sequence[Session]) -> SessionAnswer:

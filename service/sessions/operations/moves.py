@@ -55,7 +55,10 @@ async def run(call: SessionCall, operation: MoveOperation) -> SessionAnswer:
             return call.answer(earlier)
         guarded.check(session)
         cache = session.cache
-        pending = services.registry.grow(session, lambda: move.plan(session), cache.discard)
+        pending = await services.offload.with_room(
+            lambda: services.registry.grow(session, lambda: move.plan(session), cache.discard),
+            call.context,
+        )
     except BaseException:
         turn.release()
         raise

@@ -102,7 +102,9 @@ async def apply_at_turn(
             call.services.metrics.session_repeats.inc()
         else:
             guarded.check(session)
-            call.services.registry.grow(session, partial(apply, session))
+            registry = call.services.registry
+            change = partial(registry.grow, session, partial(apply, session))
+            await call.services.offload.with_room(change, call.context)
             values = state_of(session)
             guarded.remember(session, values)
             compaction = plan_compaction(call)

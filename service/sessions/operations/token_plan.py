@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from rope_core.kvcache.cache import Pending
 from rope_core.kvcache.run import LayerInput
 from service.sessions.errors import SessionConflict
@@ -10,10 +12,10 @@ from service.sessions.guard import check_append
 from service.sessions.operations.token_request import TokenRequest
 from service.sessions.parameters import check_rows_exist
 from service.sessions.registry import SessionRegistry
-from service.sessions.repeats import append_digest
+from service.sessions.repeats import append_digest, payload_digest
 from service.sessions.session import Session
 from service.sessions.tensors import Tokens, check_num_rows
-from service.wire.elements import view_as_bytes
+from service.wire.elements import memory_at, view_as_bytes
 
 
 class Decision(NamedTuple):
@@ -26,8 +28,15 @@ class Decision(NamedTuple):
     """Of each layer and row, what a repeat of this append has; empty without an append."""
 
 
-def decide(session: Session, request: TokenRequest) -> Decision:
+def decide(
+    session: Session, request: TokenRequest, payloads: Sequence[Sequence[bytes]] | None = None
+) -> Decision:
     """Check a request against the state of the session, which has the turn.
+
+    Args:
+        session: whose turn it is.
+        request: what is asked.
+        payloads: `payload_digests` of its tokens; None: they are computed here.
 
     Raises:
         ConfigError, ShapeError: the session has other rows.
@@ -43,14 +52,21 @@ def decide(session: Session, request: TokenRequest) -> Decision:
     check_num_rows(tokens.num_tokens, len(rows))
     if not request.kind.appends:
         return Decision(rows, False, [])
+    if payloads is None:
+        payloads = payload_digests(tokens)
     generation = cache.generation
+    lengths = None
+    if request.has_layers:
+        lengths = [cache.lengths(layer) for layer in request.layers]
     repeats: list[bool] = []
     digests: list[list[bytes]] = []
-    for index, layer in enumerate(request.layers):
+    for layer, new in zip(request.layers, payloads, strict=True):
         length = cache.lengths(layer)
 
-        def is_repeat(starts: Sequence[int], index: int = index, layer: int = layer) -> bool:
-            earlier = _digests(tokens, index, starts)
+        def is_repeat(
+            starts: Sequence[int], new: Sequence[bytes] = new, layer: int = layer
+        ) -> bool:
+            earlier = _append_digests(starts, new)
             return session.repeats.is_repeat(layer, rows, earlier, generation)
 
         repeats.append(
@@ -63,13 +79,13 @@ def decide(session: Session, request: TokenRequest) -> Decision:
                 length=length,
                 generation=generation,
                 is_repeat=is_repeat,
+                lengths=lengths,
             )
         )
         if not repeats[-1]:
-            digests.append(_digests(tokens, index, [length[row] for row in rows]))
+            digests.append(_append_digests([length[row] for row in rows], new))
     if any(repeats) and not all(repeats):
         text = "some of the layers have these tokens already, others have not"
-        lengths = [cache.lengths(layer) for layer in request.layers]
         raise SessionConflict(text, length=cache.length, generation=generation, lengths=lengths)
     return Decision(rows, repeats[0], digests)
 
@@ -124,30 +140,37 @@ def commit_plan(
         session.repeats.record(layer, decision.rows, digests, cache.generation)
 
 
-def _digests(tokens: Tokens, index: int, starts: Sequence[int]) -> list[bytes]:
-    """Return the digest of an append of each row.
-
-    Args:
-        tokens: of the request.
-        index: of the layer in the request.
-        starts: length of each row before the append.
-    """
+def payload_digests(tokens: Tokens) -> list[list[bytes]]:
+    """Return the digest of what an append brings, of each layer and row."""
     assert tokens.k is not None, "an append has k and v"
     assert tokens.v is not None, "an append has k and v"
-    k, v, positions = tokens.k[index], tokens.v[index], tokens.positions
+    return [
+        _digests_of_rows(k, v, tokens.positions, tokens.num_tokens)
+        for k, v in zip(tokens.k, tokens.v, strict=True)
+    ]
+
+
+def _digests_of_rows(
+    k: Tensor, v: Tensor, positions: Tensor | None, num_tokens: Sequence[int]
+) -> list[bytes]:
+    k, v = k.contiguous(), v.contiguous()
     digests, at = [], 0
-    for start, num_new in zip(starts, tokens.num_tokens, strict=True):
-        part = slice(at, at + num_new)
-        at += num_new
+    k_row, v_row = k.stride(0) * k.element_size(), v.stride(0) * v.element_size()
+    k_address, v_address = k.data_ptr(), v.data_ptr()
+    for num_new in num_tokens:
         numbers = None
         if positions is not None:
-            numbers = view_as_bytes(positions[..., part].contiguous())
+            numbers = view_as_bytes(positions[..., at : at + num_new].contiguous())
         digests.append(
-            append_digest(
-                start,
-                view_as_bytes(k[part].contiguous()),
-                view_as_bytes(v[part].contiguous()),
+            payload_digest(
+                memory_at(k_address + at * k_row, num_new * k_row),
+                memory_at(v_address + at * v_row, num_new * v_row),
                 numbers,
             )
         )
+        at += num_new
     return digests
+
+
+def _append_digests(starts: Sequence[int], payloads: Sequence[bytes]) -> list[bytes]:
+    return [append_digest(start, each) for start, each in zip(starts, payloads, strict=True)]

@@ -91,6 +91,14 @@ class TokenRequest(NamedTuple):
         itemsize = (self.out_dtype or self.tokens.q[0].dtype).itemsize
         return num_elements * (self.group.value_dim * itemsize + 4 * self.return_lse)
 
+    @property
+    def appended_bytes(self) -> int:
+        """Bytes of the new keys and values."""
+        k, v = self.tokens.k, self.tokens.v
+        if not self.kind.appends or k is None or v is None:
+            return 0
+        return len(k) * (k[0].nbytes + v[0].nbytes)
+
 
 def read_request(
     message: Message,
@@ -108,7 +116,12 @@ def read_request(
     layers, has_layers = _layers_of(values, len(layout.groups))
     group = layout.group_of(layers)
     tokens = read_tokens(
-        message.tensors, group, dtype, len(layers) if has_layers else None, layout.num_axes
+        message.tensors,
+        group,
+        dtype,
+        len(layers) if has_layers else None,
+        layout.num_axes,
+        layout.broadcasts_axes,
     )
     if kind.appends and kind.attends and not sum(tokens.num_tokens):
         raise ShapeError("q", "of at least one token: a step appends", "none")

@@ -1,17 +1,20 @@
 """Append, attend, and step: both in one run."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rope_core.kvcache.run import LayerOutput
+from service.errors import TimedOut
 from service.sessions.answer import NO_TENSORS, SessionAnswer
 from service.sessions.call import SessionCall
+from service.sessions.errors import OperationTimedOut
 from service.sessions.jobs import make_jobs
 from service.sessions.layout import layout_of
-from service.sessions.operations.token_plan import commit_plan, decide, plan
+from service.sessions.operations.token_plan import commit_plan, decide, payload_digests, plan
 from service.sessions.operations.token_request import (
     TokenOperation,
     TokenRequest,
@@ -22,6 +25,9 @@ from service.sessions.session import Session
 from service.wire import Message
 
 NO_MESSAGE = Message({})
+
+INLINE_DIGEST_BYTES = 2**20
+"""Most bytes of new keys and values whose digests are computed on the event loop: 0.1 ms."""
 
 
 async def run(call: SessionCall, kind: TokenOperation) -> SessionAnswer:
@@ -41,15 +47,26 @@ async def run(call: SessionCall, kind: TokenOperation) -> SessionAnswer:
     call.services.charge(call.context, num_bytes, call.memory_factor)
     turn = await call.take_turn(changes=kind.appends)
     try:
-        decision = decide(session, request)
-        is_done = not sum(request.tokens.num_tokens) or (decision.is_repeat and not kind.attends)
+        payloads = None
+        if request.appended_bytes > INLINE_DIGEST_BYTES:
+            inference, deadline = call.services.inference, call.context.deadline
+            try:
+                payloads = await inference.to_thread(deadline, payload_digests, request.tokens)
+            except TimedOut:
+                raise OperationTimedOut(committed=False) from None
+            session.check_alive()
+        decision = decide(session, request, payloads)
         if decision.is_repeat:
             call.services.metrics.session_repeats.inc()
+        is_done = not sum(request.tokens.num_tokens) or (decision.is_repeat and not kind.attends)
         if is_done:
             turn.release()
             state = state_of(session, kind, layers, has_layers=request.has_layers)
             return call.answer(state, shape.empty(request, dtype) if kind.attends else NO_TENSORS)
-        inputs, pending = plan(call.services.registry, session, request, decision)
+        registry = call.services.registry
+        inputs, pending = await call.services.offload.with_room(
+            partial(plan, registry, session, request, decision), call.context
+        )
     except BaseException:
         turn.release()
         raise

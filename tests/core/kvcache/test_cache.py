@@ -1,6 +1,7 @@
 """Operations of a cache: what they refuse, and what a refusal changes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -196,6 +197,28 @@ def test_a_window_frees_pages_and_keeps_the_rollback(window: int):
     assert cache.length == [90]
     cache.truncate(0)
     append(cache, 1)
+
+
+def test_pages_of_a_window_stay_until_the_layers_of_other_groups_have_the_tokens():
+    full, windowed = config_of(None, layers=1), config_of(3, layers=1, rollback=4)
+    groups = (windowed.groups[0], replace(full.groups[0], layers=(1,)))
+    cache = cache_of(replace(full, groups=groups), 8)
+    for _ in range(2):
+        append(cache, 16, [0])
+    assert cache.length == [8]
+    cache.truncate(8)  # undoes the tokens that one layer has alone
+    cache.truncate(4)
+    assert cache.lengths(0) == cache.lengths(1) == [4]
+
+
+def test_tokens_are_not_moved_out_of_the_range_of_positions():
+    cache = cache_of(FULL, 3)
+    cache.shift(0, 3, 2**53 - 2)
+    before = state_of(cache)
+    for change in (lambda: cache.shift(0, 3, 1), lambda: cache.attach(cache, 0, 3)):
+        with pytest.raises(ConfigError, match=r"between -2\*\*53 and 2\*\*53"):
+            change()
+    assert state_of(cache) == before
 
 
 def test_a_window_reserves_what_it_can_hold():

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from rope_core import Attend, RopeConfig, Rotate, attend, rotate
+from rope_core.kvcache import run
+from rope_core.kvcache.compute.decode import decode
 from rope_core.kvcache.plan import PageCopy
 from rope_core.kvcache.run import LayerInput, run_layers
 from tests.core.kvcache_run.build import Row, append, attend_plan, group_of, layer_plan, pages_of
@@ -186,6 +188,43 @@ def test_a_step_is_an_append_and_an_attend():
             )
         answers += run_layers([LayerInput(layer_plan(group, row.pages, [plan]), q, k, v)])
     assert torch.equal(answers[0].out, answers[1].out)
+
+
+@every_rope
+@every_dtype
+def test_a_decode_step_has_the_bits_of_the_general_way(rope, dtype, monkeypatch):
+    """`decode` alone runs a step of one token; with a second call beside it, it does not."""
+    runs = []
+    monkeypatch.setattr(run, "decode", lambda *call: runs.append(decode(*call)) or runs[-1])
+    for fields in ({}, {"window": 5, "softcap": 20.0, "layers": 2}):
+        for page_tokens, num_keys in ((4, 11), (64, 70)):
+            group = group_of(rope, head_dim=32, **fields)
+            answers, memories = [], []
+            for number in (1, 2):
+                pages = pages_of(group, dtype, page_tokens)
+                row, layer = Row(pages, group, dtype), group.layers[-1]
+                row.open_segment()
+                k, v = (randn(num_keys, 2, 32, seed=seed, dtype=dtype) for seed in (0, 1))
+                append(row, k, v, positions_of(rope, num_keys), layer=layer)
+                position = positions_of(rope, 1, num_keys)
+                plan = row.plan(
+                    slots=row.take_slots(1),
+                    base=position,
+                    num_queries=1,
+                    q_positions=position,
+                    q_index=range(num_keys, num_keys + 1),
+                )
+                q, k, v = (randn(1, h, 32, seed=h, dtype=dtype) for h in (4, 2, 2))
+                call = LayerInput(
+                    layer_plan(group, pages, [plan], layer, dtype), q, k, v, return_lse=True
+                )
+                other = LayerInput(layer_plan(group, pages, [row.plan()], layer, dtype))
+                answers.append(run_layers([call, other][:number])[0])
+                memories.append(pages.pages.clone())
+            assert torch.equal(answers[0].out, answers[1].out)
+            assert torch.equal(answers[0].lse, answers[1].lse)
+            assert torch.equal(*memories)
+    assert len(runs) == 4
 
 
 def test_a_page_is_copied_before_anything_is_written():

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import httpx
@@ -210,9 +210,25 @@ def in_grpc(output: str | dict[str, Any]) -> dict[str, Any]:
 ENCODINGS = ("json", "binary", "raw", "typed")
 
 
+class Service(NamedTuple):
+    """A service in this process, and its clients."""
+
+    oip_state: OipState
+    encodings: dict[str, Http | Grpc]
+    client: httpx.AsyncClient
+    grpc_target: str
+
+
 @asynccontextmanager
 async def all_encodings(**settings: Any) -> AsyncIterator[dict[str, Http | Grpc]]:
     """Run the service in this process, with a client of each encoding."""
+    async with serving(**settings) as service:
+        yield service.encodings
+
+
+@asynccontextmanager
+async def serving(**settings: Any) -> AsyncIterator[Service]:
+    """Run the service in this process."""
     threads = torch.get_num_threads()
     chosen = Settings(device="cpu", log_level="warning", grpc_port=free_port(), **LIMITS | settings)
     lifecycle = Lifecycle()
@@ -227,12 +243,14 @@ async def all_encodings(**settings: Any) -> AsyncIterator[dict[str, Http | Grpc]
         asking(build_app(oip_state, device_threads)) as client,
     ):
         await server.open()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{chosen.grpc_port}") as channel:
-            yield {
+        target = f"127.0.0.1:{chosen.grpc_port}"
+        async with grpc.aio.insecure_channel(target) as channel:
+            encodings = {
                 "json": Http(client, binary=False),
                 "binary": Http(client, binary=True),
                 "raw": Grpc(channel, raw=True),
                 "typed": Grpc(channel, raw=False),
             }
+            yield Service(oip_state, encodings, client, target)
         await server.close(0)
     torch.set_num_threads(threads)

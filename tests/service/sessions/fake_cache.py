@@ -42,6 +42,7 @@ class FakeCache:
         self.num_segments = [1] * batch
         self.config = SimpleNamespace(num_layers=2)
         self.is_closed = False
+        self.bytes_to_restore = None
 
     def lengths(self, layer: int) -> Sequence[int]:
         return self.length

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from service.lifecycle import Lifecycle
+from service.sessions.call import SessionServices
 from service.wire import Message, Parameters, safetensors_codec
 from tests.service.conftest import asking, running
 
@@ -44,6 +45,9 @@ class Answer:
 
 class HttpSessions:
     """Sends session operations as safetensors."""
+
+    services: SessionServices
+    """Of the service in this process."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.client = client
@@ -111,4 +115,6 @@ async def http_sessions(**settings: Any) -> AsyncIterator[HttpSessions]:
     """Run a service with sessions."""
     settings = {"kv_bytes": 2**24, "kv_page_tokens": 4, **settings}
     async with running(Lifecycle(), **settings) as app, asking(app) as client:
-        yield HttpSessions(client)
+        http = HttpSessions(client)
+        http.services = app.sessions._handler.services
+        yield http

@@ -8,7 +8,7 @@ import torch
 
 from tests.service.conftest import every_test_in_one_loop
 from tests.service.messages import check_problem
-from tests.service.sessions.http_sessions import HttpSessions, http_sessions, kv, qkv
+from tests.service.sessions.http_sessions import HttpSessions, http_sessions, kv, part, qkv
 
 pytestmark = every_test_in_one_loop
 
@@ -87,3 +87,24 @@ async def test_a_refusal_leaves_the_session_unchanged(http, operation, params, s
     refused = await http.call(session, operation, **params)
     check_problem(refused.response, status, code, words)
     assert await http.state(session) == before
+
+
+async def test_storage_of_8_bits(http):
+    """The document tells it, the bytes are those of 8 bits, and answers are near those of 32."""
+    tokens = kv(8)
+    plain, small = await http.new(max_tokens=64), await http.new(max_tokens=64, kv_dtype="e4m3")
+    documents = [(await http.inspect(each)).params for each in (plain, small)]
+    assert [each["configuration"]["kv_dtype"] for each in documents] == ["same", "e4m3"]
+    # two heads of 8 numbers, of keys and of values, in 64 tokens; a scale has 4 bytes
+    assert [each["reserved_bytes"] for each in documents] == [64 * 32 * 4, 64 * (32 + 4 * 4)]
+    for session in (plain, small):
+        await http.ok(session, "append", tokens)
+    outs = [(await http.ok(each, "attend", QUERY))["out"] for each in (plain, small)]
+    assert 0 < (outs[1] - outs[0]).norm() / outs[0].norm() <= 6e-2
+    one_by_one = await http.new(kv_dtype="e4m3")
+    for i in range(8):
+        await http.ok(one_by_one, "append", part(tokens, i, i + 1))
+    assert torch.equal((await http.ok(one_by_one, "attend", QUERY))["out"], outs[1])
+    (fork,) = (await http.ok(small, "fork"))["ids"]
+    assert torch.equal((await http.ok(fork, "attend", QUERY))["out"], outs[1])
+    assert (await http.inspect(fork))["bytes"]["own"] == 0

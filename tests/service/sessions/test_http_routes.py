@@ -43,6 +43,14 @@ async def test_a_session_is_created_inspected_and_deleted(http):
     assert gone.json()["reason"] == "deleted"
 
 
+async def test_a_model_that_is_null_is_refused(http):
+    for name in ("preset", "config"):
+        refused = await http.create(**SMALL, **{name: None})
+        check_problem(refused.response, 422, "config", f"{name} must be absent, or that of a model")
+    refused = await http.create(**SMALL, layers=1025)
+    check_problem(refused.response, 422, "config", "layers must be less than or equal to 1024")
+
+
 async def test_lists_by_label_name_and_cursor(http):
     ids = [await http.new(labels=["listed", str(n)]) for n in range(3)]
     first = Answer(await http.client.get("/v1/sessions?label=listed&limit=2"))

@@ -116,6 +116,15 @@ async def test_a_request_that_cannot_be_read(http, change, code, words):
     assert (await http.inspect(ids[0]))["length"] == [0]
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1)])
+async def test_positions_of_another_number_of_tokens(http, shape):
+    ids = [await http.new(), await http.new()]
+    tokens = packed(1, 1) | {"positions": torch.zeros(shape, dtype=torch.int64)}
+    refused = await http.post("/v1/step", tokens, sessions=ids)
+    check_problem(refused.response, 422, "shape", "positions must be [tokens]")
+    assert (await http.inspect(ids[0]))["length"] == [0]
+
+
 async def test_rows_that_are_missing(http):
     ids = [await http.new(), await http.new(batch=2)]
     refused = await http.post("/v1/step", packed(1, 1), sessions=ids)

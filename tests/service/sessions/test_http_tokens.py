@@ -101,6 +101,9 @@ async def test_layers_of_one_group_and_rows(http):
     assert answer["length"] == [3, 4]
     missing = await http.call(session, "step", row)
     check_problem(missing.response, 422, "config", "layer must be given")
+    refused = await http.call(session, "step", tokens, layers=[0, 1], expected_length=3)
+    check_problem(refused.response, 409, "session_conflict", "other lengths")
+    assert refused["lengths"] == [[3, 4], [3, 3]]
 
 
 async def test_guards(http):
@@ -226,3 +229,24 @@ async def test_a_create_with_keys_and_values(http):
     check_problem(refused.response, 413, "session_too_long", "")
     now = len((await http.client.get("/v1/sessions?limit=1000")).json()["sessions"])
     assert now == count, "nothing was created"
+
+
+async def test_one_number_stands_for_the_positions_of_all_axes(http):
+    rope = {"rope": {"axes": "mrope", "mrope_section": [1, 1, 2]}}
+    text = torch.tensor([4, 5, 9])
+    for batch in (1, 3):  # with 3 rows, positions of 3 axes look alike
+        tokens = qkv(3, batch=batch)
+        outs = []
+        for positions in (text, text.expand(batch, 3), text.expand(3, batch, 3)):
+            session = await http.new(batch=batch, **rope)
+            answer = await http.ok(session, "step", tokens | {"positions": positions.contiguous()})
+            outs.append(answer["out"])
+        assert torch.equal(outs[0], outs[1])
+        assert torch.equal(outs[0], outs[2])
+    rows = torch.tensor([[0, 1, 2], [5, 6, 7], [8, 9, 10]])
+    session = await http.new(batch=3, **rope)
+    alone = await http.new(**rope)
+    together = await http.ok(session, "step", tokens | {"positions": rows})
+    last = {name: x[2:] for name, x in tokens.items()}
+    other = await http.ok(alone, "step", last | {"positions": rows[2:]})
+    assert torch.equal(together["out"][2:], other["out"])
