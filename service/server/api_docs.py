@@ -1,5 +1,6 @@
 """The OpenAPI document of all routes, and the page `/docs` that shows the document offline."""
 
+from collections.abc import Collection
 from functools import cache
 from html import escape
 from string import Template
@@ -8,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 
+from service.oip.infer.models import Model
 from service.oip.openapi import document as oip
 from service.v1 import openapi as v1
 from service.v1 import session_openapi as sessions
@@ -63,11 +65,16 @@ const ui = SwaggerUIBundle({
 """)
 
 
-def add_api_docs(app: FastAPI) -> None:
-    """Describe all routes in the document of an application, and add the page."""
+def add_api_docs(app: FastAPI, models: Collection[Model]) -> None:
+    """Describe all routes in the document of an application, and add the page.
+
+    Args:
+        app: the application.
+        models: of the Open Inference Protocol.
+    """
     describe = app.openapi  # has the routes that FastAPI knows
     app.openapi = cache(  # type: ignore[method-assign]
-        lambda: _sorted(oip.describe(sessions.describe(v1.describe(describe()))))
+        lambda: _sorted(oip.describe(sessions.describe(v1.describe(describe())), models))
     )
 
     @app.get("/docs", include_in_schema=False)

@@ -77,7 +77,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     status = status_routes(service, lifecycle)
     app.include_router(status)
     app.include_router(control)
-    add_api_docs(app)
+    add_api_docs(app, oip_state.repository.models.values())
     routes = (*app.routes, *status.routes, *control.routes)
     app.add_exception_handler(HTTPException, partial(_refuse, routes))
     app.add_exception_handler(UnknownName, _answer_failure)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any, NoReturn
@@ -25,9 +25,7 @@ from service.oip.errors import (
 )
 from service.oip.http.control import BODY_ERRORS, ROUTES, Route
 from service.oip.infer.models import (
-    ALL_MODELS,
     MODELS,
-    ROPE_SESSION,
     VERSION,
     EndpointModel,
     Model,
@@ -95,11 +93,18 @@ _BINARY: dict[str, Any] = {
 }
 
 
-def describe(document: dict[str, Any]) -> dict[str, Any]:
-    """Add `/v2` to an OpenAPI document that has `/v1`, and return the document."""
-    shared = (schemas.ModelName, schemas.ContentEncoding, schemas.InferResponse, Refusal)
+def describe(document: dict[str, Any], models: Collection[Model]) -> dict[str, Any]:
+    """Add `/v2` to an OpenAPI document that has `/v1` and sessions, and return the document.
+
+    Args:
+        document: changed in place.
+        models: that the service has.
+    """
+    model_name = schemas.model_name([model.name for model in models])
+    shared = (schemas.ContentEncoding, schemas.InferResponse, Refusal)
     types: dict[str, Any] = {kind.__name__: kind for kind in shared}
-    types |= {f"infer_{m.name}": schemas.infer_request(m) for m in ALL_MODELS.values()}
+    types["ModelName"] = model_name
+    types |= {f"infer_{m.name}": schemas.infer_request(m) for m in models}
     types |= {f"{route.operation_id} body": route.body for route in ROUTES if route.body}
     types |= {route.operation_id: route.response for route in ROUTES if _has_document(route)}
     references, definitions = TypeAdapter.json_schemas(
@@ -114,12 +119,12 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     for route in ROUTES:
         methods = paths.setdefault(f"/v2{route.path}", {})
         methods[route.method.lower()] = _control(route, refs)
-    parameters = {
-        model.name: schemas.parameters_schema(model, components) for model in MODELS.values()
-    }
-    parameters[ROPE_SESSION.name] = sequences.parameters_schema(components)
-    for model in ALL_MODELS.values():
-        components[f"{title(model)}Parameters"] = parameters[model.name]
+    for model in models:
+        components[f"{title(model)}Parameters"] = (
+            schemas.parameters_schema(model, components)
+            if isinstance(model, EndpointModel)
+            else sequences.parameters_schema(components)
+        )
         for version, suffix in (("", ""), ("/versions/{version}", "_version")):
             path = f"/v2/models/{model.name}{version}/infer"
             paths[path] = {"post": _infer(model, path, suffix)}

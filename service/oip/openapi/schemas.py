@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, NonNegativeInt, WithJsonSchema, create_model
 from typing_extensions import TypeAliasType
 
-from service.oip.infer.models import ALL_MODELS, EndpointModel, Model, Slot
+from service.oip.infer.models import EndpointModel, Model, Slot
 from service.oip.infer.params import ALIASES
 from service.oip.infer.tensors import DATATYPES
 from service.oip.validate import MAX_NAME_LENGTH
@@ -15,13 +15,12 @@ from service.wire.elements import MAX_RANK
 
 JsonSchema = dict[str, Any]
 _DATATYPE = Field(description="A type of elements, in the protocol's words.")
-_MODEL_NAME = Field(description="A model of the service.")
 _ENCODING = Field(description="A compression of a body.")
 Datatype = TypeAliasType("Datatype", Annotated[Literal[*DATATYPES], _DATATYPE])  # type: ignore[valid-type]
-ModelName = TypeAliasType("ModelName", Annotated[Literal[*ALL_MODELS], _MODEL_NAME])  # type: ignore[valid-type]
 ContentEncoding = TypeAliasType(
     "ContentEncoding", Annotated[Literal["gzip", "deflate", "identity"], _ENCODING]
 )
+_NAMES = {"type": "string", "description": "A model of the service."}
 Shape = Annotated[list[NonNegativeInt], Field(max_length=MAX_RANK)]
 
 
@@ -116,6 +115,12 @@ class _RequestedOutput(Schema):
 class _InferRequest(Schema):
     id: Annotated[str, Field(max_length=MAX_NAME_LENGTH)] = ""
     """The response has the same id."""
+
+
+def model_name(names: Sequence[str]) -> TypeAliasType:
+    """Return the type of the names of models."""
+    described = Annotated[str, WithJsonSchema(_NAMES | {"enum": [*names]})]
+    return TypeAliasType("ModelName", described)
 
 
 def infer_request(model: Model) -> type[BaseModel]:

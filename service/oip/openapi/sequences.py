@@ -10,7 +10,12 @@ from service.oip.infer.params import ALIASES
 from service.oip.infer.sequence_params import STEP_PARAMS
 from service.oip.openapi.schemas import JsonSchema, ProtocolParameters
 
-_CONFIGURATIONS = ("ModelParams", "CompactParams", "GroupsParams")
+_MEMBERS = (
+    *("PresetModel", "Model", "Rope", "SessionAttention"),
+    *("ModelParams", "CompactParams", "GroupsParams"),
+)
+"""Schemas with the members of a configuration, of which the later ones win."""
+
 _JSON = {"type": "string", "contentMediaType": "application/json"}
 
 SUMMARY = "Step a sequence whose keys and values the service keeps"
@@ -55,8 +60,8 @@ def parameters_schema(schemas: Mapping[str, JsonSchema]) -> JsonSchema:
     Args:
         schemas: the components of `/v1`; its parameters become scalars or JSON text.
     """
-    found = {**schemas["Rope"]["properties"], **schemas["SessionAttention"]["properties"]}
-    for name in _CONFIGURATIONS:
+    found: dict[str, JsonSchema] = {}
+    for name in _MEMBERS:
         found |= schemas[name]["properties"]
     step = schemas["SessionStepRequest"]["properties"]
     found |= {name: step[name] for name in STEP_PARAMS}

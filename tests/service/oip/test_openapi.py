@@ -11,7 +11,15 @@ from service.endpoints.rope_params import ROPE_PARAMS
 from service.lifecycle import Lifecycle, Phase
 from service.oip.infer.models import MODELS
 from service.oip.infer.params import ALIASES, REQUEST_PARAMS
+from service.oip.infer.sequence_params import STEP_PARAMS
 from service.oip.openapi.document import EXAMPLES
+from service.oip.openapi.sequences import EXAMPLE as SEQUENCE_EXAMPLE
+from service.sessions.session_params import (
+    CompactParams,
+    GroupsParams,
+    ModelParams,
+    SessionAttention,
+)
 from tests.service.conftest import asking, running
 from tests.service.json_schema import schema_errors
 
@@ -106,6 +114,33 @@ async def test_schemas_have_all_inputs_outputs_and_parameters(document, model):
     assert properties.keys() == params | aliases | REQUEST_PARAMS
     assert all("description" in schema for schema in properties.values())
     assert not any("default" in schema for schema in properties.values())
+
+
+async def test_the_model_of_sequences_is_described_where_it_exists(document):
+    assert "/v2/models/rope_session/infer" not in document["paths"]
+    async with running(Lifecycle(), sequence_ids=True) as app, asking(app) as client:
+        document = (await client.get("/openapi.json")).json()
+        path = "/v2/models/rope_session/infer"
+        operation = operation_of(document, path, "post")
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        more = {"sequence_id": 7, "sequence_end": True, "expected_length": 1, "lse": False}
+        requests = [SEQUENCE_EXAMPLE, {**SEQUENCE_EXAMPLE, "parameters": more}]
+        for request, status in zip([*requests, *requests[1:]], (200, 200, 400), strict=True):
+            assert schema_errors(document, schema, request) == []
+            response = await client.post(path, json=request)
+            assert response.status_code == status, response.text
+            check_answer(document, operation, response)
+        config = await client.get("/v2/models/rope_session/config")
+        check_answer(document, operation_of(document, config.url.path, "get"), config)
+        schemas = document["components"]["schemas"]
+    properties = schemas["RopeSessionParameters"]["properties"]
+    params = {*CompactParams.model_fields, *ModelParams.model_fields, *GroupsParams.model_fields}
+    params |= {*SessionAttention.model_fields, *STEP_PARAMS, *ALIASES} | ROPE_PARAMS
+    assert properties.keys() == params | REQUEST_PARAMS
+    assert all("description" in schema for schema in properties.values())
+    assert not any("default" in schema for schema in properties.values())
+    used = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert used == schemas.keys()
 
 
 REQUESTS = [
