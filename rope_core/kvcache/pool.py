@@ -181,10 +181,6 @@ class PagePool:
             self._free(group)
         return len(freed)
 
-    def num_references(self, group: int) -> int:
-        """Return the references of a page group."""
-        return int(self.references[group])
-
     @property
     def keys(self) -> Tensor:
         """All pages of the arena as keys, `[pages, Hkv, P, D]`, a view.

@@ -125,13 +125,6 @@ class Row:
             number += 1
         return parts
 
-    def cut(self, start: int, stop: int) -> list[Segment]:
-        """Return new segments of the tokens at places [start, stop), in the same pages."""
-        return [
-            segment.part(low, high, self.page_tokens)
-            for segment, low, high in self.parts(start, stop)
-        ]
-
     def append(self, num_new: int, positions: IntArray | None) -> "Undo":
         """Add tokens at the end, at `positions`, `[A, num_new]`; None: numbers run on.
 

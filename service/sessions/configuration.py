@@ -13,7 +13,6 @@ from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
 from service.sessions.session_params import (
     MAX_LAYERS,
-    CompactParams,
     GroupsParams,
     ModelParams,
     SessionAttention,
@@ -369,8 +368,3 @@ def rope_document(rope: Any, resolved: ResolvedRope, resolver: RopeResolver, hea
 
 def _plain(value: Any) -> Any:
     return [*map(_plain, value)] if isinstance(value, tuple | list) else value
-
-
-def is_compact(params: SessionParams) -> bool:
-    """Return whether `layers` of a request is that of its only group."""
-    return isinstance(params, CompactParams)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rope_core import ConfigError
 from rope_core.kvcache.cache import KVCache
@@ -273,10 +273,6 @@ class SessionHandler:
     def close(self) -> None:
         """Give the memory of all sessions back: the service has ended."""
         self.services.registry.close()
-
-    def document(self, session: Session) -> dict[str, Any]:
-        """Return the document of a session."""
-        return document(session, self.services.registry.clock())
 
     async def step_many(
         self, message: Message, context: RequestContext, memory_factor: int = 1

@@ -63,13 +63,13 @@ class SessionTable:
             raise NoSession if reason is None else SessionGone(reason)
         return self.use(session, tenant, renew=renew)
 
-    def find_by_name(self, name: str, tenant: Tenant, *, renew: bool = True) -> Session:
-        """Return the live session that has a name. Raises NoSession."""
+    def find_by_name(self, name: str, tenant: Tenant) -> Session:
+        """Return the live session that has a name; renew its lease. Raises NoSession."""
         sessions = self._tenants.get(tenant.name)
         session = None if sessions is None else sessions.find(name)
         if session is None:
             raise NoSession
-        return self.use(session, tenant, renew=renew)
+        return self.use(session, tenant)
 
     def use(self, session: Session, tenant: Tenant, *, renew: bool = True) -> Session:
         """Return a session of the tenant if it lives; renew its lease. Raises SessionGone."""

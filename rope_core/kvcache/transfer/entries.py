@@ -16,9 +16,7 @@ from rope_core.errors import ConfigError, ShapeError
 from rope_core.kvcache.plan import IntArray
 from rope_core.kvcache.row import Row
 from rope_core.kvcache.segment import Segment
-
-MAX_SEGMENTS = 64
-"""Most segments of a row that is imported."""
+from rope_core.kvcache.structure import MAX_SEGMENTS
 
 MAX_SHIFT = 2 * MAX_POSITION
 """Largest shift, and largest base position, of an entry."""

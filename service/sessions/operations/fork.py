@@ -16,11 +16,8 @@ from service.sessions.parameters import (
     whole_or_list,
 )
 from service.sessions.paths import PREFIX
-from service.sessions.quotas import MAX_ROWS
+from service.sessions.quotas import MAX_FORKS, MAX_ROWS
 from service.sessions.session import Session, SessionOptions
-
-MAX_FORKS = 64
-"""Most forks of one request."""
 
 PARAMS = ("rows", "length", "count", "strict", "name", "labels", "ttl_s", "max_age_s", "evictable")
 

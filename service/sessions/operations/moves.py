@@ -71,7 +71,7 @@ async def run(call: SessionCall, operation: MoveOperation) -> SessionAnswer:
 
     operation_to_run = PlannedOperation(turn, commit, lambda: cache.discard(pending))
     moves = pending.moves
-    if moves is None or not (moves.moves or moves.copies or moves.clears):
+    if moves is None or moves.is_empty:
         operation_to_run.settle(has_run=True)
         return call.answer(answer)
     job = move_job(moves, move_bytes(moves), services.runner)
