@@ -20,24 +20,25 @@ def check_layers(group_of: Sequence[tuple[int, int]], layers: Sequence[int]) -> 
     """Return the group of layers; raise ConfigError unless they are of one, none twice."""
     if len(layers) == 1 and 0 <= layers[0] < len(group_of):
         return group_of[layers[0]][0]
-    if not layers or not all(0 <= layer < len(group_of) for layer in layers):
-        raise ConfigError("layer", f"in [0, {len(group_of) - 1}]", brief(layers))
-    if len({*layers}) < len(layers):
-        raise ConfigError("layers", "different", brief(layers))
+    check_layer_indices(len(group_of), layers)
     groups = {group_of[layer][0] for layer in layers}
     if len(groups) > 1:
         raise ConfigError("layers", "of one group", brief(layers))
     return groups.pop()
 
 
+def check_layer_indices(num_layers: int, layers: Sequence[int]) -> None:
+    """Raise ConfigError unless there are layers, none twice, all in [0, num_layers)."""
+    if not layers:
+        raise ConfigError("layers", "at least one layer", "none")
+    _check_indices("layers", layers, num_layers)
+
+
 def check_rows(batch: int, rows: Sequence[int] | None, *, repeats: bool = False) -> Sequence[int]:
     """Return the rows, all where None; raise ConfigError unless they are in [0, batch)."""
     if rows is None:
         return range(batch)
-    if not all(0 <= row < batch for row in rows):
-        raise ConfigError("rows", f"in [0, {batch - 1}]", brief(rows))
-    if not repeats and len({*rows}) < len(rows):
-        raise ConfigError("rows", "different", brief(rows))
+    _check_indices("rows", rows, batch, repeats=repeats)
     return rows
 
 
@@ -118,3 +119,11 @@ def check_tail_mask(
     if any(num != shape[-2] for num in num_queries or (0,)):
         expected = f"of {max(num_queries or (0,))} queries in each row"
         raise ShapeError("tail_mask", expected, str(shape))
+
+
+def _check_indices(name: str, indices: Sequence[int], count: int, *, repeats: bool = False) -> None:
+    """Raise ConfigError unless all indices are in [0, count), and different without `repeats`."""
+    if not all(0 <= index < count for index in indices):
+        raise ConfigError(name, f"in [0, {count - 1}]", brief(indices))
+    if not repeats and len({*indices}) < len(indices):
+        raise ConfigError(name, "different", brief(indices))

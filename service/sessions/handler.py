@@ -152,11 +152,7 @@ class SessionHandler:
             call = self._fork_of(message, context)
             return _with_id(await self._once_forked(call, options))
         create_now = partial(self._create, message, context)
-
-        def again(sessions: Sequence[Session]) -> SessionAnswer:
-            return create.answer_of(self.services, sessions[0])
-
-        return await self._once(create_now, again, context, options)
+        return await self._once(create_now, self._answer_again, context, options)
 
     async def fork(
         self,
@@ -238,10 +234,7 @@ class SessionHandler:
             answer = create.answer_of(self.services, session, configuration.warnings)
             return answer, [session]
 
-        def again(sessions: Sequence[Session]) -> SessionAnswer:
-            return create.answer_of(self.services, sessions[0])
-
-        return await self._once(create_now, again, context, repeat)
+        return await self._once(create_now, self._answer_again, context, repeat)
 
     def inspect(self, session_id: str, tenant: Tenant) -> SessionAnswer:
         """Return the document of a session, without waiting for its turn."""
@@ -281,11 +274,13 @@ class SessionHandler:
         self.check_on()
         return await step_many.run(self.services, message, context, memory_factor)
 
-    async def _once_forked(self, call: SessionCall, options: CreateOptions) -> SessionAnswer:
-        def again(forks: Sequence[Session]) -> SessionAnswer:
-            return fork.answer_of(self.services, forks)
+    def _answer_again(self, sessions: Sequence[Session]) -> SessionAnswer:
+        """Return the answer to a create or an import that has made a session before."""
+        return create.answer_of(self.services, sessions[0])
 
-        return await self._once(partial(self._fork, call), again, call.context, options)
+    async def _once_forked(self, call: SessionCall, options: CreateOptions) -> SessionAnswer:
+        answer_again = partial(fork.answer_of, self.services)
+        return await self._once(partial(self._fork, call), answer_again, call.context, options)
 
     async def _create(
         self, message: Message, context: RequestContext
@@ -352,6 +347,6 @@ class SessionHandler:
 
 
 def _with_id(answer: SessionAnswer) -> SessionAnswer:
-    """Return the answer of a fork with the id of the first besides."""
+    """Return the answer of a fork with the further parameter `id`: that of the first fork."""
     values = answer.message.params.values
     return answer._replace(message=message_of({"id": values["ids"][0], **values}))

@@ -20,6 +20,7 @@ from service.asgi.problems import problem_for
 from service.batching.admission import Admission, Charge
 from service.errors import BadMessage, ServiceError, UnknownName
 from service.inference.handler import InferenceHandler, RequestContext
+from service.sessions import paths
 from service.sessions.handler import SessionAnswer
 from service.wire import Buffer, Message, Parameters, params_key, safetensors_codec
 
@@ -35,12 +36,7 @@ GUARDED = frozenset(("append", "step", "truncate"))
 """Operations that must have `expected_length`: a client cannot know how far its messages came when
 the stream breaks."""
 
-OPERATIONS = GUARDED | frozenset(
-    (
-        *("attend", "select_tail", "evict", "shift", "rebase", "reorder", "attach", "fork"),
-        "inspect",
-    )
-)
+OPERATIONS = frozenset((*paths.OPERATIONS, "inspect"))
 
 MAX_HEADER_BYTES = 2**18
 """Longest header of a message. It is parsed on the event loop: messages keep their order."""

@@ -14,7 +14,6 @@ from service.errors import (
     BadHeader,
     BadQuery,
     TimedOut,
-    UnknownName,
     UnsupportedMediaType,
     printable,
 )
@@ -26,7 +25,7 @@ from service.sessions.handler import CreateOptions, SessionHandler
 from service.sessions.idempotency import request_digest
 from service.sessions.parameters import TENSORS
 from service.sessions.paths import EXPORT, OPERATIONS, SESSIONS, STEP_MANY
-from service.sessions.transfer.query import read_query
+from service.sessions.transfer.query import read_query, read_unique
 from service.v1.http_params import HEADER
 from service.v1.routes import SHORT_BODY_BYTES
 from service.v1.session_transfer import (
@@ -57,8 +56,6 @@ METHODS: Mapping[str, tuple[str, ...]] = {
 
 _RUNS = frozenset(("step", "append", "attend"))
 """Operations that wait for the device."""
-
-_LIST_PARAMS = ("label", "name", "cursor", "limit")
 
 INLINE_DIGEST_BYTES = 2**17
 """Largest body that is hashed on the event loop."""
@@ -197,22 +194,13 @@ class SessionRoutes:
             if query:
                 raise BadQuery("this route has no parameters in the query")
             return self._handler.inspect(session_id, tenant)
-        labels, one = [], {}
-        for name, value in read_query(query):
-            if name not in _LIST_PARAMS:
-                raise UnknownName("parameter", name, [*_LIST_PARAMS])
-            if name == "label":
-                labels.append(value)
-            elif name in one:
-                raise BadQuery(f"the query has {name} twice")
-            else:
-                one[name] = value
+        values = read_unique(query, ("name", "cursor", "limit"), repeatable=("label",))
         return self._handler.list(
             tenant,
-            labels=labels,
-            name=one.get("name"),
-            cursor=one.get("cursor"),
-            limit=one.get("limit"),
+            labels=[value for name, value in read_query(query) if name == "label"],
+            name=values.get("name"),
+            cursor=values.get("cursor"),
+            limit=values.get("limit"),
         )
 
     async def _decode(self, codec: Codec, body: Buffer, context: RequestContext) -> Decoded:

@@ -12,7 +12,7 @@ from rope_core.kvcache.transfer.digest import rope_digest
 from service.endpoints.rope_resolver import RopeResolver
 from service.errors import BadMessage, MissingTensor, UnknownName, printable
 from service.sessions.configuration import Configuration, configure
-from service.sessions.quotas import check_rows
+from service.sessions.quotas import check_max_tokens, check_rows
 from service.sessions.session_params import read_session_params
 from service.sessions.transfer.exporting import FORMAT_VERSION
 from service.wire.safetensors_codec import Entry, Header
@@ -116,8 +116,7 @@ def _configuration(
         raise ConfigError("configuration.groups", "given", "none")
     params = read_session_params(members)
     check_rows(params.batch)
-    if params.max_tokens is not None and params.max_tokens < 1:
-        raise ConfigError("max_tokens", "a whole number of at least 1", params.max_tokens)
+    check_max_tokens(params.max_tokens)
     configuration = configure(params, resolver)
     config = configuration.config
     if config.kv_dtype != "same" or values.get("kv_dtype") != config.kv_dtype:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 
 from rope_client.attempts import Answered, Attempts, Request
-from rope_client.call import Call, Options, Response
+from rope_client.call import Call, Response
 from rope_client.errors import ConnectionFailed, RopeClientError, UnexpectedAnswer
 from rope_client.methods import described_by
 from rope_client.rope_warning import Caller
@@ -21,7 +21,6 @@ from rope_client.sessions.document import SessionDocument
 from rope_client.sessions.operation import Operation
 from rope_client.sessions.session import DELETE_TIMEOUT_S
 from rope_client.sessions.state import SessionState
-from rope_client.transport import StrPath
 
 if TYPE_CHECKING:
     from rope_client.aio import AsyncClient
@@ -46,6 +45,27 @@ def _asks(
                 return then(self, await self.client._send(lambda: call, caller))
 
         return ask()
+
+    return method
+
+
+def _exports(
+    build: Callable[Concatenate[str, P], tuple[Call[int], transfer.ExportTarget]],
+) -> Callable[Concatenate[AsyncSession, P], Coroutine[Any, Any, int]]:
+    """Make a method that writes an export."""
+
+    @described_by(build, num_bound=1)
+    def method(
+        self: AsyncSession, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, int]:
+        caller = Caller.of(sys._getframe(1))
+        call, target = build(self.id, *args, **kwargs)
+
+        async def export() -> int:
+            async with self.lock:
+                return await self.client._export(call, target, caller)
+
+        return export()
 
     return method
 
@@ -78,49 +98,7 @@ class AsyncSession(Described, AsyncOperations):
     touch = _asks(calls.touch, _answer)
     freeze = _asks(calls.freeze, _answer)
     delete = _asks(calls.delete, _answer)
-
-    async def export(
-        self,
-        target: StrPath | BinaryIO,
-        form: transfer.Form = "stored",
-        *,
-        rows: str | None = None,
-        layers: str | None = None,
-        start: int | None = None,
-        stop: int | None = None,
-        strict: bool = False,
-        **options: Unpack[Options],
-    ) -> int:
-        """Write the tokens to a file of safetensors; return its number of bytes.
-
-        The file tells the text as well as the text itself would: keep it as such.
-
-        Args:
-            target: a path, or a file that is open for writing bytes.
-            form: of the keys. `stored`: can be imported, and then answers with the same bits.
-                `positioned`: moved to their positions. `raw`: not rotated.
-            rows: numbers and ranges such as `"0,2-3"`; None: all.
-            layers: as `rows`.
-            start: first place; None: the first that is still there.
-            stop: place behind the last token; None: the length of the shortest layer.
-            strict: raise an error if layers have different lengths.
-            options: of the call; `timeout_s` bounds the time until the first byte.
-        """
-        written = transfer.Target(target)
-        call = transfer.export(
-            self.id,
-            written,
-            form,
-            rows=rows,
-            layers=layers,
-            start=start,
-            stop=stop,
-            strict=strict,
-            **options,
-        )
-        caller = Caller.of(sys._getframe(1))
-        async with self.lock:
-            return await self.client._export(call, written, caller)
+    export = _exports(transfer.export)
 
     def stream(self) -> AsyncStream:
         """Return the operations over a WebSocket, which takes a quarter of the time of HTTP."""

@@ -6,10 +6,10 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO, Concatenate, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from rope_client.attempts import Answered, Attempts, Request
-from rope_client.call import Call, Options, Response
+from rope_client.call import Call, Response
 from rope_client.errors import ConnectionFailed, RopeClientError, UnexpectedAnswer
 from rope_client.methods import described_by
 from rope_client.rope_warning import Caller
@@ -19,7 +19,6 @@ from rope_client.sessions.connection import Connection
 from rope_client.sessions.document import SessionDocument
 from rope_client.sessions.operation import Operation
 from rope_client.sessions.state import SessionState
-from rope_client.transport import StrPath
 
 if TYPE_CHECKING:
     from rope_client.sync import Client
@@ -42,6 +41,21 @@ def _asks(
         caller = Caller.of(sys._getframe(1))
         with self.lock:
             return then(self, self.client._send(build(self.id, *args, **kwargs), caller))
+
+    return method
+
+
+def _exports(
+    build: Callable[Concatenate[str, P], tuple[Call[int], transfer.ExportTarget]],
+) -> Callable[Concatenate[Session, P], int]:
+    """Make a method that writes an export."""
+
+    @described_by(build, num_bound=1)
+    def method(self: Session, /, *args: P.args, **kwargs: P.kwargs) -> int:
+        caller = Caller.of(sys._getframe(1))
+        call, target = build(self.id, *args, **kwargs)
+        with self.lock:
+            return self.client._export(call, target, caller)
 
     return method
 
@@ -79,49 +93,7 @@ class Session(Described, Operations):
     touch = _asks(calls.touch, _answer)
     freeze = _asks(calls.freeze, _answer)
     delete = _asks(calls.delete, _answer)
-
-    def export(
-        self,
-        target: StrPath | BinaryIO,
-        form: transfer.Form = "stored",
-        *,
-        rows: str | None = None,
-        layers: str | None = None,
-        start: int | None = None,
-        stop: int | None = None,
-        strict: bool = False,
-        **options: Unpack[Options],
-    ) -> int:
-        """Write the tokens to a file of safetensors; return its number of bytes.
-
-        The file tells the text as well as the text itself would: keep it as such.
-
-        Args:
-            target: a path, or a file that is open for writing bytes.
-            form: of the keys. `stored`: can be imported, and then answers with the same bits.
-                `positioned`: moved to their positions. `raw`: not rotated.
-            rows: numbers and ranges such as `"0,2-3"`; None: all.
-            layers: as `rows`.
-            start: first place; None: the first that is still there.
-            stop: place behind the last token; None: the length of the shortest layer.
-            strict: raise an error if layers have different lengths.
-            options: of the call; `timeout_s` bounds the time until the first byte.
-        """
-        written = transfer.Target(target)
-        call = transfer.export(
-            self.id,
-            written,
-            form,
-            rows=rows,
-            layers=layers,
-            start=start,
-            stop=stop,
-            strict=strict,
-            **options,
-        )
-        caller = Caller.of(sys._getframe(1))
-        with self.lock:
-            return self.client._export(call, written, caller)
+    export = _exports(transfer.export)
 
     def stream(self) -> Stream:
         """Return the operations over a WebSocket, which takes a quarter of the time of HTTP."""
