@@ -16,7 +16,7 @@ from rope_client.methods import described_by
 from rope_client.rope_warning import Caller
 from rope_client.sessions import calls, transfer
 from rope_client.sessions.aconnection import AsyncConnection
-from rope_client.sessions.bound import AsyncOperations, Described
+from rope_client.sessions.bound import AsyncOperations, SessionProperties
 from rope_client.sessions.document import SessionDocument
 from rope_client.sessions.operation import Operation
 from rope_client.sessions.session import DELETE_TIMEOUT_S
@@ -30,7 +30,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def _asks(
+def _call_method(
     build: Callable[Concatenate[str, P], Call[T]], then: Callable[[AsyncSession, T], R]
 ) -> Callable[Concatenate[AsyncSession, P], Coroutine[Any, Any, R]]:
     """Make a method that sends a call, and returns what `then` makes of its answer."""
@@ -39,17 +39,17 @@ def _asks(
     def method(self: AsyncSession, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         caller = Caller.of(sys._getframe(1))
 
-        async def ask() -> R:
+        async def send() -> R:
             async with self.lock:
                 call = build(self.id, *args, **kwargs)
                 return then(self, await self.client._send(lambda: call, caller))
 
-        return ask()
+        return send()
 
     return method
 
 
-def _exports(
+def _export_method(
     build: Callable[Concatenate[str, P], tuple[Call[int], transfer.ExportTarget]],
 ) -> Callable[Concatenate[AsyncSession, P], Coroutine[Any, Any, int]]:
     """Make a method that writes an export."""
@@ -70,20 +70,20 @@ def _exports(
     return method
 
 
-def _answer(_: AsyncSession, answer: T) -> T:
+def _unchanged(_: AsyncSession, answer: T) -> T:
     return answer
 
 
-def _adopted(session: AsyncSession, document: SessionDocument) -> SessionDocument:
+def _update_state(session: AsyncSession, document: SessionDocument) -> SessionDocument:
     session.state.adopt(document)
     return document
 
 
-def _forked(session: AsyncSession, documents: list[SessionDocument]) -> list[AsyncSession]:
+def _make_sessions(session: AsyncSession, documents: list[SessionDocument]) -> list[AsyncSession]:
     return [AsyncSession(session.client, document) for document in documents]
 
 
-class AsyncSession(Described, AsyncOperations):
+class AsyncSession(SessionProperties, AsyncOperations):
     """A cache of keys and values that the service keeps; `Session` for `AsyncClient`."""
 
     def __init__(self, client: AsyncClient, document: SessionDocument) -> None:
@@ -92,13 +92,13 @@ class AsyncSession(Described, AsyncOperations):
         self.lock = anyio.Lock()
         """Held while an operation runs: each one has the guards of the answer before."""
 
-    inspect = _asks(calls.inspect, _adopted)
-    fork = _asks(calls.fork, _forked)
-    update = _asks(calls.update, _answer)
-    touch = _asks(calls.touch, _answer)
-    freeze = _asks(calls.freeze, _answer)
-    delete = _asks(calls.delete, _answer)
-    export = _exports(transfer.export)
+    inspect = _call_method(calls.inspect, _update_state)
+    fork = _call_method(calls.fork, _make_sessions)
+    update = _call_method(calls.update, _unchanged)
+    touch = _call_method(calls.touch, _unchanged)
+    freeze = _call_method(calls.freeze, _unchanged)
+    delete = _call_method(calls.delete, _unchanged)
+    export = _export_method(transfer.export)
 
     def stream(self) -> AsyncStream:
         """Return the operations over a WebSocket, which takes a quarter of the time of HTTP."""

@@ -84,7 +84,7 @@ class Connection:
     def _run(self, deadline_s: float, use: Callable[[], T]) -> T:
         left_s = deadline_s - time.monotonic()
         try:
-            self._socket.settimeout(max(left_s, 1e-3))  # 0 would not wait at all
+            self._socket.settimeout(max(left_s, 1e-3))  # 0 means non-blocking
             return use()
         except TimeoutError as error:
             raise TimedOut(f"no answer in time on the stream: {error}") from error

@@ -14,7 +14,7 @@ from rope_client.errors import ConnectionFailed, RopeClientError, UnexpectedAnsw
 from rope_client.methods import described_by
 from rope_client.rope_warning import Caller
 from rope_client.sessions import calls, transfer
-from rope_client.sessions.bound import Described, Operations
+from rope_client.sessions.bound import Operations, SessionProperties
 from rope_client.sessions.connection import Connection
 from rope_client.sessions.document import SessionDocument
 from rope_client.sessions.operation import Operation
@@ -31,7 +31,7 @@ DELETE_TIMEOUT_S = 5.0
 """At the end of a block; a session that is not deleted ends with its lease."""
 
 
-def _asks(
+def _call_method(
     build: Callable[Concatenate[str, P], Call[T]], then: Callable[[Session, T], R]
 ) -> Callable[Concatenate[Session, P], R]:
     """Make a method that sends a call, and returns what `then` makes of its answer."""
@@ -45,7 +45,7 @@ def _asks(
     return method
 
 
-def _exports(
+def _export_method(
     build: Callable[Concatenate[str, P], tuple[Call[int], transfer.ExportTarget]],
 ) -> Callable[Concatenate[Session, P], int]:
     """Make a method that writes an export."""
@@ -60,20 +60,20 @@ def _exports(
     return method
 
 
-def _answer(_: Session, answer: T) -> T:
+def _unchanged(_: Session, answer: T) -> T:
     return answer
 
 
-def _adopted(session: Session, document: SessionDocument) -> SessionDocument:
+def _update_state(session: Session, document: SessionDocument) -> SessionDocument:
     session.state.adopt(document)
     return document
 
 
-def _forked(session: Session, documents: list[SessionDocument]) -> list[Session]:
+def _make_sessions(session: Session, documents: list[SessionDocument]) -> list[Session]:
     return [Session(session.client, document) for document in documents]
 
 
-class Session(Described, Operations):
+class Session(SessionProperties, Operations):
     """A cache of keys and values that the service keeps. The end of a `with` block deletes it.
 
     `Client.session` and `Client.open_session` make sessions. Each change is guarded: if another
@@ -87,13 +87,13 @@ class Session(Described, Operations):
         self.lock = threading.Lock()
         """Held while an operation runs: each one has the guards of the answer before."""
 
-    inspect = _asks(calls.inspect, _adopted)
-    fork = _asks(calls.fork, _forked)
-    update = _asks(calls.update, _answer)
-    touch = _asks(calls.touch, _answer)
-    freeze = _asks(calls.freeze, _answer)
-    delete = _asks(calls.delete, _answer)
-    export = _exports(transfer.export)
+    inspect = _call_method(calls.inspect, _update_state)
+    fork = _call_method(calls.fork, _make_sessions)
+    update = _call_method(calls.update, _unchanged)
+    touch = _call_method(calls.touch, _unchanged)
+    freeze = _call_method(calls.freeze, _unchanged)
+    delete = _call_method(calls.delete, _unchanged)
+    export = _export_method(transfer.export)
 
     def stream(self) -> Stream:
         """Return the operations over a WebSocket, which takes a quarter of the time of HTTP."""

@@ -1,4 +1,4 @@
-"""Exports to files and imports from files: bodies of any length, of which a piece is in memory."""
+"""Exports to files and imports from files: only a piece of a body is in memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ExportTarget:
                 self._file.truncate()
             yield Writer(self._file)
             return
-        assert self._path is not None, "the other kind of target"
+        assert self._path is not None, "a target without a file has a path"
         part = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex[:8]}")
         try:
             with part.open("wb") as file:
@@ -72,7 +72,7 @@ class Writer:
         self.num_bytes += len(piece)
 
     def check(self, length: str | None) -> None:
-        """Raise UnexpectedAnswer unless the whole body has come."""
+        """Raise UnexpectedAnswer unless `length` bytes were written, by the Content-Length."""
         if length is not None and int(length) != self.num_bytes:
             raise UnexpectedAnswer(f"the export of {length} bytes ends after {self.num_bytes}")
 
@@ -167,6 +167,6 @@ def pieces_of(path: StrPath) -> Iterator[bytes]:
 
 
 async def pieces_of_async(path: StrPath) -> AsyncIterator[bytes]:
-    """Yield the bytes of a file. Each piece is read while others wait, for about a millisecond."""
+    """Yield the bytes of a file. The read of a piece blocks the event loop for about 1 ms."""
     for piece in pieces_of(path):
         yield piece
