@@ -44,7 +44,7 @@ class KVCache:
         batch: rows at the start.
         max_tokens: longest a row may become. Its pages are reserved. None: pages are reserved as
             the rows grow.
-        owner: whose data is stored. Pages that had data of another owner are set to 0 first.
+        owner: of the data. Pages that had data of another owner are set to 0 first.
 
     Raises:
         ConfigError: batch or max_tokens is out of its range.
@@ -116,12 +116,12 @@ class KVCache:
 
     @property
     def own_bytes(self) -> int:
-        """Bytes of pages that only this cache holds."""
+        """Bytes of pages that only this cache refers to."""
         return self._held_bytes(shared=False)
 
     @property
     def shared_bytes(self) -> int:
-        """Bytes of pages that other caches hold as well."""
+        """Bytes of pages that other caches refer to as well."""
         return self._held_bytes(shared=True)
 
     # appends and attends: plan, run, commit
@@ -220,7 +220,7 @@ class KVCache:
             self.holdings.give_up()
 
     def undo(self, pending: Pending) -> None:
-        """Take back what a plan has changed; it need not be complete."""
+        """Undo the changes of a plan, which may be incomplete."""
         holdings = self.holdings
         for group, table, page, page_group in reversed(pending.replaced):
             copy = table[page]

@@ -1,4 +1,4 @@
-"""Plan the usual step of decoding: one token a row, at the end of a run. Fast."""
+"""Fast path for a step of decoding: one token a row, at the end of a run."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def is_usual(cache: "KVCache", layer: int, rows: Sequence[int]) -> bool:
-    """Tell whether `plan_tokens` can plan: each row has a token, and its last segment is a run.
+    """Return whether `plan_tokens` can plan: each row has a token, and its last segment is a run.
 
     Positions have one axis, the layer has reached the last segment, and max_tokens is not reached.
     """

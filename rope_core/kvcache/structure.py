@@ -237,8 +237,7 @@ def _set_lengths(cache: "KVCache") -> None:
 
 
 def _check_source(cache: "KVCache", source: "KVCache", start: int, stop: int) -> None:
-    ours, theirs = cache.config, source.config
-    if (ours.groups, ours.dtype, ours.kv_dtype) != (theirs.groups, theirs.dtype, theirs.kv_dtype):
+    if source.config != cache.config:
         raise ConfigError("source", "of the same groups and dtypes", "another configuration")
     if source.arena is not cache.arena:
         raise ConfigError("source", "in the same arena", "another")

@@ -1,4 +1,4 @@
-"""Pages behind the window of a group are freed."""
+"""Free the pages behind the window of a group."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ def release_behind_window(cache: "KVCache", group_number: int, rows: Sequence[in
 
 
 def _cut_behind(row: Row, group_number: int, first_kept: int) -> list[PageGroups]:
-    """Let the pages of a row whose indices are all below `first_kept` be gone."""
+    """Remove the pages of a row that have only indices below `first_kept`; return them."""
     removed = []
     for segment in row.segments:
         behind = first_kept - segment.index

@@ -1,4 +1,4 @@
-"""Entries: the numbers of the tokens of a row as a table, `[s, 4]`.
+"""Entries: positions and indices of the tokens of a row as a table, `[s, 4]`.
 
 An entry is (start, base, position shift, index shift) of the tokens from place `start` to the next
 entry: the token at place i has position `base + (i - start) + position shift` and index

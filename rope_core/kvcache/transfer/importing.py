@@ -1,4 +1,4 @@
-"""Import: a cache of what a whole export in the form `stored` has."""
+"""Import: make a cache from a whole export of the form `stored`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -205,8 +205,8 @@ def _first_places(config: KVConfig, number: int, row: RowNumbers) -> list[int]:
 def _add_gone_tokens(segments: list[Segment], start: int, num_axes: int) -> None:
     """Add the tokens before place `start`, of which nothing is left.
 
-    They are part of the first segment if its index is its place. If not, there are holes in the
-    index before it, nobody knows where, and the tokens get the least indices that they can have.
+    They are part of the first segment if its index is its place. If not, the index has holes before
+    it in unknown places, and the tokens get the least indices that they can have.
     """
     if not start:
         return
