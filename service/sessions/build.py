@@ -1,4 +1,4 @@
-"""Build what answers session operations, from the settings."""
+"""Build the handler of session operations from the settings."""
 
 from rope_core.kvcache.arena import Arena
 from service.access.hosts import is_loopback

@@ -181,7 +181,7 @@ class SessionHandler:
         return await begin_export(call, query)
 
     async def begin_import(self, header: Header, context: RequestContext) -> ImportedBody:
-        """Return what takes the body of an import.
+        """Return the receiver of the body of an import.
 
         Raises:
             ServiceError, RopeError: the header is none of an import.
@@ -198,9 +198,9 @@ class SessionHandler:
     async def allocate_import(
         self, body: ImportedBody, options: SessionOptions, context: RequestContext
     ) -> KVCache:
-        """Return the cache of an import whose positions and segments are there.
+        """Return the cache of an import, once its positions and segments have been received.
 
-        Until `end_import`, nobody sees it. The caller calls `registry.drop_import` in any case.
+        It is no session before `end_import`. The caller calls `registry.drop_import` in any case.
 
         Raises:
             SessionError, ServiceError, RopeError: there is nothing to drop.
@@ -222,7 +222,7 @@ class SessionHandler:
         context: RequestContext,
         repeat: CreateOptions,
     ) -> SessionAnswer:
-        """Return the answer of an import that is whole, or of the equal one before it.
+        """Return the answer of a complete import, or of an equal earlier one.
 
         Raises:
             SessionError, ServiceError, RopeError: there is no new session.
@@ -339,7 +339,7 @@ class SessionHandler:
         answer_again: Callable[[Sequence[Session]], SessionAnswer],
         tenant: Tenant,
     ) -> SessionAnswer:
-        """Return today's answer to a request that has created sessions before."""
+        """Return the answer to a repeated request: the present documents of its sessions."""
         live = [session for session in recorded.sessions if session.ended is None]
         for session in live or recorded.sessions[:1]:
             self.services.registry.use(session, tenant)

@@ -1,4 +1,4 @@
-"""What the layers of a session are, looked up by each call."""
+"""Groups and batch keys of the layers of a session, cached by configuration."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class Layout:
 
 
 MAX_CACHED = 1024
-"""Configurations whose layout is cached; then the cache is cleared."""
+"""Most layouts in the cache; then the cache is cleared."""
 
 _layouts: dict[str, Layout] = {}
 

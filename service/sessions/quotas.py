@@ -40,7 +40,7 @@ def _check_count(parameter: str, what: str, number: object, limit: int) -> int:
 
 
 class TenantQuota:
-    """The limits of one tenant. Nothing is counted: what there is, is looked at.
+    """The limits of one tenant, checked against its live sessions.
 
     Args:
         tenant: its `max_kv_bytes` and `max_pinned`, and its `max_sessions` if that is set.

@@ -117,7 +117,7 @@ class GroupsParams(SessionMembers):
 
 
 class CompactParams(SessionMembers, SessionGroup):
-    """A new session of one group, whose members stand beside those of the session."""
+    """A new session of one group: members of the group and of the session in one object."""
 
 
 class ModelParams(SessionMembers, GroupMembers):
@@ -219,5 +219,5 @@ def _explain(
 
 
 def _is_union_tag(part: str) -> bool:
-    """Tell whether pydantic has named a member of a union, not a member of the request."""
+    """Return whether pydantic has named a member of a union, not a member of the request."""
     return "[" in part or part in ("int", "float", "bool", "str", "nullable")

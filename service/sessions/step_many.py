@@ -64,7 +64,7 @@ class Packed(NamedTuple):
 
 @dataclass(slots=True)
 class Part:
-    """What a request asks of one session, and what becomes of it."""
+    """The part of a request that is for one session, and its result."""
 
     session_id: str
     session: Session | None = None
@@ -86,7 +86,7 @@ class Part:
         self.result = {"session": self.session_id, **document, **problem.members}
 
     def commit(self) -> None:
-        """Move the lengths, and tell them in the result."""
+        """Commit the plan, and put the new lengths into the result."""
         assert self.session is not None, "the part was planned"
         assert self.pending is not None, "the part was planned"
         assert self.decision is not None, "the part was planned"
@@ -200,7 +200,7 @@ def _find_all(services: SessionServices, packed: Packed, context: RequestContext
     num_rows = len(packed.row_lengths)
     known = sum(part.session.cache.batch for part in parts if part.session is not None)
     missing = [part for part in parts if part.session is None]
-    # the rows of a session that is not there are those that are left
+    # a single missing session gets the rows that the others leave; several get one row each
     each = num_rows - known if len(missing) == 1 else 1
     if known + each * len(missing) != num_rows or each < 0:
         got = f"{num_rows} sequences for {known} rows"

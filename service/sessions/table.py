@@ -16,7 +16,7 @@ from service.sessions.turns import do_nothing
 
 
 class SessionTable:
-    """For the event loop's thread. It has one timer, at the next expiry.
+    """The live sessions. For the event loop's thread. It has one timer, at the next expiry.
 
     Args:
         ids: makes and checks ids.
@@ -96,7 +96,7 @@ class SessionTable:
         """Return live sessions of a tenant, oldest first, and the cursor of the next page.
 
         Args:
-            tenant: whose sessions.
+            tenant: owner of the sessions.
             labels: a session must have all of them.
             name: a session must have this name.
             cursor: of the page before.
@@ -138,7 +138,7 @@ class SessionTable:
             self.end(session, reason)
 
     def undo_create(self, sessions: Sequence[Session]) -> None:
-        """Remove new sessions of which clients do not know yet, without a trace."""
+        """Remove new sessions that no client knows yet, without tombstones and without counting."""
         for session in sessions:
             if session.ended is None:
                 self._remove(session, "deleted")

@@ -2,7 +2,7 @@
 
 A message is a safetensors body. Among its parameters are `op`, `seq`, a number that the answer
 repeats, and on `/v1/stream` `session`, the id of the session. All others are those of the
-operation. This module knows no frames: `service.server.websocket` reads and sends them.
+operation. Frames are the task of `service.server.websocket`.
 """
 
 import time

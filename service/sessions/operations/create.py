@@ -83,7 +83,7 @@ async def run(
 def answer_of(
     services: SessionServices, session: Session, warnings: tuple[str, ...] = ()
 ) -> SessionAnswer:
-    """Return the answer that tells of a new session."""
+    """Return the answer with the document of a new session."""
     now = services.registry.clock()
     values = document(session, now)
     if warnings:
@@ -112,7 +112,7 @@ def _split_tensors(
 
 
 def _all_layers(configuration: Configuration, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return `layers` of an append whose tensors have an axis of layers."""
+    """Return the parameter `layers` for tensors that have an axis of layers; else nothing."""
     num_axes = tensors["k"].ndim if "k" in tensors else 0
     if num_axes != (5 if "cu_seqlens" not in tensors else 4):
         return {}

@@ -55,7 +55,7 @@ async def run(call: SessionCall) -> tuple[SessionAnswer, list[Session]]:
 
 
 def answer_of(services: SessionServices, forks: Sequence[Session]) -> SessionAnswer:
-    """Return the answer that tells the ids and the documents of new sessions."""
+    """Return the answer with the ids and the documents of new sessions."""
     now = services.registry.clock()
     values = {
         "ids": [fork.id.text for fork in forks],

@@ -16,7 +16,7 @@ from service.sessions.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What a request changes, as far as it can be read without the session's state."""
+    """A checked request, ready to be planned at the turn of the session."""
 
     plan: Callable[[Session], Pending]
     """Plans the change of a session that has its turn."""

@@ -58,7 +58,7 @@ def _read_range(values: Mapping[str, Any]) -> Callable[[Session], Range]:
 
 
 def _read_recent(values: Mapping[str, Any]) -> Callable[[Session], Range]:
-    """Return what removes all places between the first `sinks` and the last `recent`."""
+    """Return a function that finds the places between the first `sinks` and the last `recent`."""
     for name in ("start", "stop"):
         if name in values:
             raise ConfigError(name, "absent if sinks and recent are given", values[name])

@@ -1,4 +1,4 @@
-"""The header of an import: everything that is known of a session before its bytes arrive."""
+"""The header of an import: configuration, lengths and tensors, checked before any data."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -206,8 +206,8 @@ def _tensors(
                 raise ShapeError(name, expected_text, num_kept)
             heads.append(HeadsEntry(layer, row, is_keys, num_kept, width, entry))
         else:
-            known = ["positions.0", "segments.0", "k.0.0", "v.0.0"]
-            raise UnknownName("tensor", name, known, "tensors are those of layers and rows")
+            examples = ["positions.0", "segments.0", "k.0.0", "v.0.0"]
+            raise UnknownName("tensor", name, examples, "tensors are those of layers and rows")
     _check_complete(header, len(groups), len(lengths))
     return numbers, heads
 
