@@ -84,7 +84,10 @@ service.worker.__main__
 service.worker.answering service.worker.queue
 service.worker.process
 service.worker.frames service.worker.interrupter
-service.sessions.configuration service.sessions.session_params
+service.sessions.configuration
+service.sessions.model_groups
+service.sessions.layer_groups
+service.sessions.session_params
 service.sessions.jobs
 service.inference
 service.sessions.translate service.sessions.find_source service.sessions.layout
