@@ -69,6 +69,7 @@ service.sessions.transfer.manifest
 service.sessions.transfer.exporting
 service.sessions.transfer
 service.sessions.step_many
+service.sessions.step_many_request
 service.sessions.operations.attach service.sessions.operations.create
 service.sessions.operations.truncate service.sessions.operations.places
 service.sessions.operations.reorder service.sessions.operations.fork
@@ -89,6 +90,7 @@ service.sessions.model_groups
 service.sessions.layer_groups
 service.sessions.session_params
 service.sessions.jobs
+service.sessions.pieces
 service.inference
 service.sessions.translate service.sessions.find_source service.sessions.layout
 service.sessions.registry

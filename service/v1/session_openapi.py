@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from service.asgi.problems import PROBLEMS
-from service.sessions import changes, paths, step_many
+from service.sessions import changes, paths, step_many_request
 from service.sessions.operations import attach, fork
 from service.sessions.operations.moves import MoveOperation
 from service.sessions.operations.places import EVICT, SHIFT
@@ -50,7 +50,7 @@ REQUESTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "attach": ((), attach.PARAMS),
     "fork": ((), fork.PARAMS),
     "change": ((), changes.MEMBERS),
-    "step_many": (step_many.TENSORS, step_many.PARAMS),
+    "step_many": (step_many_request.TENSORS, step_many_request.PARAMS),
 }
 """Tensors and parameters of each operation."""
 
