@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rope_core.calls.rope_checks import MAX_POSITION, POSITION_RANGE
-from rope_core.checks import INTEGERS, MAX_INDEX, dtype_of, not_a_tensor, shape_of
+from rope_core.checks import INTEGERS, MAX_INDEX, check_in_range, dtype_of, not_a_tensor, shape_of
 from rope_core.errors import ConfigError, ShapeError, brief
 from rope_core.kvcache.config import KVConfig
 from rope_core.kvcache.plan import IntArray
@@ -57,6 +57,17 @@ def one_per_row(name: str, value: int | Sequence[int], num_rows: int) -> Sequenc
     return value
 
 
+def one_per_axis(config: KVConfig, name: str, value: int | Sequence[int]) -> Sequence[int]:
+    """Return a number for each axis of a position; raise ConfigError unless all are in range."""
+    num_axes = config.num_axes
+    numbers = [value] * num_axes if isinstance(value, int) else value
+    if len(numbers) != num_axes:
+        raise ConfigError(name, f"a number, or one for each of {num_axes} axes", brief(value))
+    for number in numbers:
+        check_in_range(name, number, -MAX_POSITION, MAX_POSITION)
+    return numbers
+
+
 def check_positions(config: KVConfig, positions: Tensor | None, num_tokens: int) -> IntArray | None:
     """Return positions as `[A, T]`; raise ShapeError unless they are integers in range.
 
@@ -79,12 +90,12 @@ def check_positions(config: KVConfig, positions: Tensor | None, num_tokens: int)
     if [*positions.shape] not in shapes:
         expected = " or ".join(map(str, shapes))
         raise ShapeError("positions", expected, shape_of(positions))
-    given: IntArray = positions.detach().to("cpu", torch.int64).numpy()
+    numbers: IntArray = positions.detach().to("cpu", torch.int64).numpy()
     low = 0 if any(rope.whole_positions for rope in ropes) else -MAX_POSITION
-    if given.size and not (low <= given.min() and given.max() <= MAX_POSITION):
+    if numbers.size and not (low <= numbers.min() and numbers.max() <= MAX_POSITION):
         expected = POSITION_RANGE if low else "between 0 and 2**53"
         raise ShapeError("positions", expected, "others")
-    return np.broadcast_to(given, (axes, num_tokens))
+    return np.broadcast_to(numbers, (axes, num_tokens))
 
 
 def check_index(q_index: Tensor | None, num_queries: Sequence[int] | None) -> IntArray | None:
@@ -97,10 +108,10 @@ def check_index(q_index: Tensor | None, num_queries: Sequence[int] | None) -> In
         raise ShapeError("q_index", "int64", dtype_of(q_index))
     if [*q_index.shape] != [sum(num_queries or ())]:
         raise ShapeError("q_index", f"[{sum(num_queries or ())}]", shape_of(q_index))
-    given: IntArray = q_index.detach().to("cpu", torch.int64).numpy()
-    if given.size and not (given.min() >= -MAX_INDEX and given.max() < MAX_INDEX):
+    numbers: IntArray = q_index.detach().to("cpu", torch.int64).numpy()
+    if numbers.size and not (numbers.min() >= -MAX_INDEX and numbers.max() < MAX_INDEX):
         raise ShapeError("q_index", "in [-2**62, 2**62)", "others")
-    return given
+    return numbers
 
 
 def check_tail_mask(

@@ -106,6 +106,15 @@ class Holdings:
             if reservation.per_row or reservation.paid != reservation.reserved:
                 reservation.settle(len(self.rows), self.num_unpaid(group))
 
+    def num_bytes(self, *, shared: bool) -> int:
+        """Return the bytes of pages to which other caches refer, or of all others."""
+        num_bytes = 0
+        for group, pool in enumerate(self.pools):
+            held, counts = np.unique(self.held_with_repeats(group), return_counts=True)
+            is_shared = pool.references[held] != counts
+            num_bytes += int((is_shared == shared).sum()) * pool.shape.group_bytes
+        return num_bytes
+
     def held(self, group: int) -> PageGroups:
         """Return the page groups of all rows, each once, in ascending order."""
         held = np.sort(self.held_with_repeats(group))

@@ -14,7 +14,7 @@ from rope_core.kvcache.reading import key_segments
 from rope_core.kvcache.writing import Writer
 
 if TYPE_CHECKING:
-    from rope_core.kvcache.cache import KVCache
+    from rope_core.kvcache.cache_state import CacheState
 
 
 class Request(NamedTuple):
@@ -32,7 +32,7 @@ class Request(NamedTuple):
     tail_mask: Tensor | None
 
 
-def plan_layers(cache: "KVCache", request: Request) -> Pending:
+def plan_layers(cache: "CacheState", request: Request) -> Pending:
     """Return the plans of a request. Raises as `KVCache.plan`; nothing has changed then."""
     if request.num_new is not None:
         _check_stored_positions(cache, request, request.num_new)
@@ -49,7 +49,7 @@ def plan_layers(cache: "KVCache", request: Request) -> Pending:
     return pending
 
 
-def _check_stored_positions(cache: "KVCache", request: Request, counts: Sequence[int]) -> None:
+def _check_stored_positions(cache: "CacheState", request: Request, counts: Sequence[int]) -> None:
     """Raise ShapeError where positions of a token differ from those that another layer gave it."""
     if request.positions is None:
         return
@@ -67,7 +67,7 @@ def _check_stored_positions(cache: "KVCache", request: Request, counts: Sequence
         start += num_new
 
 
-def _check_max_tokens(cache: "KVCache", request: Request, counts: Sequence[int]) -> None:
+def _check_max_tokens(cache: "CacheState", request: Request, counts: Sequence[int]) -> None:
     most = cache.max_tokens
     if most is None:
         return
@@ -82,7 +82,7 @@ def _check_max_tokens(cache: "KVCache", request: Request, counts: Sequence[int])
 
 
 def _append_tokens(
-    cache: "KVCache", request: Request, counts: Sequence[int], pending: Pending
+    cache: "CacheState", request: Request, counts: Sequence[int], pending: Pending
 ) -> None:
     """Give numbers to the tokens that no layer has had."""
     start = 0
@@ -98,7 +98,7 @@ def _append_tokens(
         start = stop
 
 
-def _plan_layer(cache: "KVCache", request: Request, layer: int, pending: Pending) -> LayerPlan:
+def _plan_layer(cache: "CacheState", request: Request, layer: int, pending: Pending) -> LayerPlan:
     group_number, layer_in_group = cache.group_of[layer]
     config = cache.config
     group = config.groups[group_number]
@@ -125,7 +125,7 @@ def _plan_layer(cache: "KVCache", request: Request, layer: int, pending: Pending
 
 
 def _plan_writes(
-    cache: "KVCache",
+    cache: "CacheState",
     rows: Sequence[int],
     counts: Sequence[int],
     lengths: Sequence[int],
@@ -152,7 +152,7 @@ def _plan_writes(
 
 
 def _plan_queries(
-    cache: "KVCache", request: Request, lengths: Sequence[int], plan: LayerPlan
+    cache: "CacheState", request: Request, lengths: Sequence[int], plan: LayerPlan
 ) -> None:
     """Add the rows and the positions of queries to a plan; `lengths` with the new tokens."""
     rows = plan.rows

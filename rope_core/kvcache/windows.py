@@ -9,10 +9,10 @@ from rope_core.kvcache.pool import PageGroups
 from rope_core.kvcache.row import Row
 
 if TYPE_CHECKING:
-    from rope_core.kvcache.cache import KVCache
+    from rope_core.kvcache.cache_state import CacheState
 
 
-def release_behind_window(cache: "KVCache", group_number: int, rows: Sequence[int]) -> None:
+def release_behind_window(cache: "CacheState", group_number: int, rows: Sequence[int]) -> None:
     """Free pages of rows that lie wholly behind the window and the rollback of a group.
 
     What the queries of the last append of each layer see is kept, so that it can be repeated.
