@@ -64,6 +64,7 @@ service.v1
 service.asgi.body
 service.sessions.build
 service.sessions.handler
+service.sessions.idempotent_creation
 service.sessions.transfer.importing
 service.sessions.transfer.manifest
 service.sessions.transfer.exporting

@@ -1,10 +1,7 @@
 """The path of every session operation, whatever its protocol: message, plan, run, answer."""
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from rope_core import ConfigError
 from rope_core.kvcache.cache import KVCache
@@ -13,12 +10,12 @@ from service.access.tenant import Tenant
 from service.inference.handler import RequestContext
 from service.lifecycle import Lifecycle
 from service.sessions import step_many
-from service.sessions.answer import SessionAnswer, message_of
+from service.sessions.answer import NO_MESSAGE, SessionAnswer, message_of
 from service.sessions.call import SessionCall, SessionServices
 from service.sessions.documents import document, list_document
-from service.sessions.errors import OperationTimedOut, SessionsOff
+from service.sessions.errors import SessionsOff
 from service.sessions.find_source import find_source
-from service.sessions.idempotency import IdempotencyKeys, Recorded
+from service.sessions.idempotent_creation import CreateOptions, IdempotentCreation
 from service.sessions.operations import attach, create, fork, moves, structural, tokens
 from service.sessions.operations.change import run_change, run_delete
 from service.sessions.operations.places import EVICT, SHIFT
@@ -36,16 +33,14 @@ from service.sessions.translate import translate
 from service.wire import Message
 from service.wire.safetensors_codec import Header
 
-__all__ = ["SessionAnswer", "SessionHandler"]
+__all__ = ["CreateOptions", "SessionAnswer", "SessionHandler"]
 
 Operation = Callable[[SessionCall], Awaitable[SessionAnswer]]
 
-_TOKENS = {"step": STEP, "append": APPEND, "attend": ATTEND}
-
-_NO_MESSAGE = Message({})
-
 OPERATIONS: dict[str, Operation] = {
-    **{name: partial(tokens.run, kind=kind) for name, kind in _TOKENS.items()},
+    "step": partial(tokens.run, kind=STEP),
+    "append": partial(tokens.run, kind=APPEND),
+    "attend": partial(tokens.run, kind=ATTEND),
     **{
         each.name: partial(structural.run, operation=each)
         for each in (TRUNCATE, EVICT, SHIFT, REORDER)
@@ -56,15 +51,6 @@ OPERATIONS: dict[str, Operation] = {
     "change": run_change,
 }
 """Operations by name; `change` is PATCH."""
-
-
-class CreateOptions(NamedTuple):
-    """How a repeat of a request that creates sessions is recognised."""
-
-    key: str | None = None
-    """Value of the header `Idempotency-Key`; None: a repeat creates other sessions."""
-    digest: bytes = b""
-    """Of the path and the body."""
 
 
 class SessionHandler:
@@ -78,9 +64,8 @@ class SessionHandler:
 
     def __init__(self, services: SessionServices, lifecycle: Lifecycle, *, is_on: bool) -> None:
         self.services = services
-        self._lifecycle = lifecycle
         self.is_on = is_on
-        self._keys = IdempotencyKeys(services.registry.clock)
+        self._creation = IdempotentCreation(services.registry, lifecycle)
 
     def check_on(self) -> None:
         """Raise SessionsOff if clients may have no sessions."""
@@ -152,7 +137,7 @@ class SessionHandler:
             call = self._fork_of(message, context)
             return _with_id(await self._once_forked(call, options))
         create_now = partial(self._create, message, context)
-        return await self._once(create_now, self._answer_again, context, options)
+        return await self._creation.run(create_now, self._answer_again, context, options)
 
     async def fork(
         self,
@@ -177,7 +162,7 @@ class SessionHandler:
         """
         self.check_on()
         session = self.services.registry.find(session_id, context.tenant)
-        call = SessionCall(self.services, session, _NO_MESSAGE, context, 1)
+        call = SessionCall(self.services, session, NO_MESSAGE, context, 1)
         return await begin_export(call, query)
 
     async def begin_import(self, header: Header, context: RequestContext) -> ImportedBody:
@@ -187,13 +172,11 @@ class SessionHandler:
             ServiceError, RopeError: the header is none of an import.
         """
         self.check_on()
-        self.services.registry.is_draining = self._lifecycle.ending
+        self._creation.update_draining()
         inference = self.services.inference
-        return ImportedBody(
-            await inference.to_thread(
-                context.deadline, read_manifest, header, inference.rope_resolver
-            )
-        )
+        resolver = inference.rope_resolver
+        manifest = await inference.to_thread(context.deadline, read_manifest, header, resolver)
+        return ImportedBody(manifest)
 
     async def allocate_import(
         self, body: ImportedBody, options: SessionOptions, context: RequestContext
@@ -234,7 +217,7 @@ class SessionHandler:
             answer = create.answer_of(self.services, session, configuration.warnings)
             return answer, [session]
 
-        return await self._once(create_now, self._answer_again, context, repeat)
+        return await self._creation.run(create_now, self._answer_again, context, repeat)
 
     def inspect(self, session_id: str, tenant: Tenant) -> SessionAnswer:
         """Return the document of a session, without waiting for its turn."""
@@ -280,7 +263,9 @@ class SessionHandler:
 
     async def _once_forked(self, call: SessionCall, options: CreateOptions) -> SessionAnswer:
         answer_again = partial(fork.answer_of, self.services)
-        return await self._once(partial(self._fork, call), answer_again, call.context, options)
+        return await self._creation.run(
+            partial(self._fork, call), answer_again, call.context, options
+        )
 
     async def _create(
         self, message: Message, context: RequestContext
@@ -306,44 +291,6 @@ class SessionHandler:
         session = find_source(self.services.registry, source, context.tenant)
         of_fork = message_of(values, message.tensors)
         return SessionCall(self.services, session, of_fork, context, 1)
-
-    async def _once(
-        self,
-        create_now: Callable[[], Awaitable[tuple[SessionAnswer, Sequence[Session]]]],
-        answer_again: Callable[[Sequence[Session]], SessionAnswer],
-        context: RequestContext,
-        options: CreateOptions,
-    ) -> SessionAnswer:
-        """Create sessions, or answer a request that has created them before."""
-        self.services.registry.is_draining = self._lifecycle.ending
-        if options.key is None:
-            return (await create_now())[0]
-        claim = self._keys.claim(context.tenant, options.key, options.digest)
-        try:
-            async with asyncio.timeout(context.deadline - time.monotonic()), claim:
-                claim.keep()
-        except TimeoutError:
-            raise OperationTimedOut(committed=False) from None
-        try:
-            if claim.recorded is not None:
-                return self._recorded(claim.recorded, answer_again, context.tenant)
-            answer, sessions = await create_now()
-            claim.record(answer.status, tuple(sessions))
-            return answer
-        finally:
-            claim.end()
-
-    def _recorded(
-        self,
-        recorded: Recorded,
-        answer_again: Callable[[Sequence[Session]], SessionAnswer],
-        tenant: Tenant,
-    ) -> SessionAnswer:
-        """Return the answer to a repeated request: the present documents of its sessions."""
-        live = [session for session in recorded.sessions if session.ended is None]
-        for session in live or recorded.sessions[:1]:
-            self.services.registry.use(session, tenant)
-        return answer_again(live)._replace(status=recorded.status)
 
 
 def _with_id(answer: SessionAnswer) -> SessionAnswer:

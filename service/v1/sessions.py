@@ -19,7 +19,7 @@ from service.errors import (
 )
 from service.inference.handler import RequestContext
 from service.sessions import paths
-from service.sessions.answer import SessionAnswer
+from service.sessions.answer import NO_MESSAGE, SessionAnswer
 from service.sessions.errors import OperationTimedOut, SessionGone
 from service.sessions.handler import CreateOptions, SessionHandler
 from service.sessions.idempotency import request_digest
@@ -43,7 +43,6 @@ from service.wire import (
     negotiate_response_codec,
     safetensors_codec,
 )
-from service.wire.message import Message
 
 METHODS: Mapping[str, tuple[str, ...]] = {
     SESSIONS: ("GET", "POST"),
@@ -59,8 +58,6 @@ _RUNS = frozenset(("step", "append", "attend"))
 
 INLINE_DIGEST_BYTES = 2**17
 """Largest body that is hashed on the event loop."""
-
-_NO_MESSAGE = Message({})
 
 _NO_QUERY = "this route has no parameters in the query: send them in the body"
 
@@ -139,7 +136,7 @@ class SessionRoutes:
                 await send_export(self._handler, session_id, query, context, receive, send)
                 return
             if method == "DELETE":
-                await self._handler.call(session_id, "delete", _NO_MESSAGE, context)
+                await self._handler.call(session_id, "delete", NO_MESSAGE, context)
                 await io.send(send, 204, [], [])
                 return
             codec = codec_for(headers.get(b"content-type"))

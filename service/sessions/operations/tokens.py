@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rope_core.kvcache.run import LayerOutput
-from service.sessions.answer import NO_TENSORS, SessionAnswer
+from service.sessions.answer import NO_MESSAGE, NO_TENSORS, SessionAnswer
 from service.sessions.call import SessionCall
 from service.sessions.jobs import make_jobs
 from service.sessions.layout import layout_of
@@ -19,9 +19,6 @@ from service.sessions.operations.token_request import (
 )
 from service.sessions.runner import PlannedOperation
 from service.sessions.session import Session
-from service.wire import Message
-
-NO_MESSAGE = Message({})
 
 
 async def run(call: SessionCall, kind: TokenOperation) -> SessionAnswer:
