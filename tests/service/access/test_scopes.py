@@ -44,7 +44,7 @@ SCOPES = {
         /v1/sessions/{id}/step /v1/sessions/{id}/append /v1/sessions/{id}/attend
         /v1/sessions/{id}/truncate /v1/sessions/{id}/select_tail /v1/sessions/{id}/evict
         /v1/sessions/{id}/shift /v1/sessions/{id}/rebase /v1/sessions/{id}/reorder
-        /v1/sessions/{id}/attach /v1/sessions/{id}/fork
+        /v1/sessions/{id}/attach /v1/sessions/{id}/fork /v1/sessions/{id}/export
     """,
     Scope.METRICS: """
         /metrics /v2/models/stats
