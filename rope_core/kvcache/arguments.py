@@ -10,6 +10,7 @@ from rope_core.calls.rope_checks import MAX_POSITION, POSITION_RANGE
 from rope_core.checks import INTEGERS, MAX_INDEX, check_in_range, dtype_of, not_a_tensor, shape_of
 from rope_core.errors import ConfigError, ShapeError, brief
 from rope_core.kvcache.config import KVConfig
+from rope_core.kvcache.errors import TooManyTokens
 from rope_core.kvcache.plan import IntArray
 
 MAX_ROWS = 1_024
@@ -46,6 +47,14 @@ def check_batch(name: str, num_rows: int) -> None:
     """Raise ConfigError unless a cache can have so many rows."""
     if not 1 <= num_rows <= MAX_ROWS:
         raise ConfigError(name, f"of 1 to {MAX_ROWS:,} rows", num_rows)
+
+
+def check_max_tokens(row: int, num_tokens: int, max_tokens: int | None) -> None:
+    """Raise TooManyTokens if a row would have more than max_tokens."""
+    if max_tokens is not None and num_tokens > max_tokens:
+        raise TooManyTokens(
+            f"row {row} would have {num_tokens:,} tokens, more than max_tokens {max_tokens:,}"
+        )
 
 
 def one_per_row(name: str, value: int | Sequence[int], num_rows: int) -> Sequence[int]:

@@ -148,8 +148,8 @@ class _Compaction:
             pages[edge] = self._writable(group, pages[edge])
         num_missing = -(-(first_slot + num_tokens) // page_tokens) - table.num_pages
         new = [self._allocate(group) for _ in range(num_missing)]
-        every = pages + new if at_end else new + pages
-        return PageTable(np.array(every, np.int32), table.gone)
+        joined = pages + new if at_end else new + pages
+        return PageTable(np.array(joined, np.int32), table.gone)
 
     def _writable(self, group: int, page_group: int) -> int:
         """Return the page group, or a new copy of it if it has other references."""

@@ -178,10 +178,10 @@ def _move_forward(
         writer = Writer(cache.holdings, pending, number, moves.copies, [])
         writer.prepare(row, segment, start, stop)
         # after all copies: a page that is read may have been copied as well
-        every = slots_of(segment, number, start, int(moved[-1]) + 1, page_tokens)
-        targets = every[: stop - start]
+        slots = slots_of(segment, number, start, int(moved[-1]) + 1, page_tokens)
+        targets = slots[: stop - start]
         moves.moves.append(
-            Move(writer.holdings.pools[number], group, every[moved - start], targets)
+            Move(writer.holdings.pools[number], group, slots[moved - start], targets)
         )
 
 
@@ -205,6 +205,7 @@ def _rotated(cache: "KVCache", number: int, to: KVGroup, pages: dict[int, int]) 
     former, which = np.unique(sources // page_tokens, return_inverse=True)
     renamed = np.array([pages[page_group] for page_group in former.tolist()], np.int64)
     targets = renamed[which] * page_tokens + sources % page_tokens
-    every = np.concatenate(positions, axis=1)[:, once]
-    bases = every[0] if group.num_axes == 1 else every
+    bases = np.concatenate(positions, axis=1)[:, once]
+    if group.num_axes == 1:
+        bases = bases[0]
     return [Move(cache.holdings.pools[number], group, sources, targets, to=to, positions=bases)]

@@ -130,12 +130,12 @@ def _find_all(
             part.fail(error)
         parts.append(part)
     num_rows = len(packed.row_lengths)
-    known = sum(part.session.cache.batch for part in parts if part.session is not None)
+    num_known = sum(part.session.cache.batch for part in parts if part.session is not None)
     missing = [part for part in parts if part.session is None]
     # a single missing session gets the rows that the others leave; several get one row each
-    each = num_rows - known if len(missing) == 1 else 1
-    if known + each * len(missing) != num_rows or each < 0:
-        got = f"{num_rows} sequences for {known} rows"
+    each = num_rows - num_known if len(missing) == 1 else 1
+    if num_known + each * len(missing) != num_rows or each < 0:
+        got = f"{num_rows} sequences for {num_known} rows"
         raise ConfigError("cu_seqlens", "as many sequences as the sessions have rows", got)
     bounds = [0, *accumulate(packed.row_lengths)]
     row = 0
