@@ -193,7 +193,7 @@ KEPT_IN = {
     | {"service.oip.infer", "service.access.keys"},
     "pydantic_settings": {"service.read_settings", "service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
-    | {"service.asgi.problems", "service.v1.http_params", "service.v1.session_stream"}
+    | {"service.asgi.problems", "service.v1.http_params", "service.v1.session_messages"}
     | {"service.cli"},
     "simdjson": {"service.wire", "service.oip.http.codec"},
     "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}
