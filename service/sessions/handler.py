@@ -65,7 +65,7 @@ class SessionHandler:
     def __init__(self, services: SessionServices, lifecycle: Lifecycle, *, is_on: bool) -> None:
         self.services = services
         self.is_on = is_on
-        self._creation = IdempotentCreation(services.registry, lifecycle)
+        self._creation = IdempotentCreation(services, lifecycle)
 
     def check_on(self) -> None:
         """Raise SessionsOff if clients may have no sessions."""

@@ -9,9 +9,9 @@ from service.access.tenant import Tenant
 from service.inference.handler import RequestContext
 from service.lifecycle import Lifecycle
 from service.sessions.answer import SessionAnswer
+from service.sessions.call import SessionServices
 from service.sessions.errors import OperationTimedOut
 from service.sessions.idempotency import IdempotencyKeys, Recorded
-from service.sessions.registry import SessionRegistry
 from service.sessions.session import Session
 
 
@@ -28,18 +28,18 @@ class IdempotentCreation:
     """Runs creates, forks and imports; a repeat with the same Idempotency-Key creates nothing.
 
     Args:
-        registry: of all sessions.
+        services: what operations use.
         lifecycle: once the service is ending, there are no new sessions.
     """
 
-    def __init__(self, registry: SessionRegistry, lifecycle: Lifecycle) -> None:
-        self._registry = registry
+    def __init__(self, services: SessionServices, lifecycle: Lifecycle) -> None:
+        self._services = services
         self._lifecycle = lifecycle
-        self._keys = IdempotencyKeys(registry.clock)
+        self._keys = IdempotencyKeys(services.registry.clock)
 
     def update_draining(self) -> None:
         """Set in the registry whether new sessions are refused: the service is ending."""
-        self._registry.is_draining = self._lifecycle.ending
+        self._services.registry.is_draining = self._lifecycle.ending
 
     async def run(
         self,
@@ -89,5 +89,5 @@ class IdempotentCreation:
         """Return the answer to a repeated request: the present documents of its sessions."""
         live = [session for session in recorded.sessions if session.ended is None]
         for session in live or recorded.sessions[:1]:
-            self._registry.use(session, tenant)
+            self._services.registry.use(session, tenant)
         return answer_again(live)._replace(status=recorded.status)

@@ -58,5 +58,11 @@ def _layout(config: KVConfig) -> Layout:
     for group in config.groups:
         for layer in group.layers:
             groups[layer] = group
-    keys = {id(group): str(config.batch_key(group)) for group in config.groups}
-    return Layout(tuple(groups), tuple(keys[id(group)] for group in groups), config.num_axes)
+    keys = {id(group): _batch_key(group, config) for group in config.groups}
+    axes = [group.rope.num_axes for group in config.groups if group.rope is not None]
+    return Layout(tuple(groups), tuple(keys[id(group)] for group in groups), max(axes, default=1))
+
+
+def _batch_key(group: KVGroup, config: KVConfig) -> str:
+    sizes = (group.num_heads, group.num_kv_heads, group.head_dim, group.value_dim)
+    return f"{sizes} {config.dtype} {config.kv_dtype} {group.attention}"

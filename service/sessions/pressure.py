@@ -58,8 +58,8 @@ def _evict(sessions: Iterator[Session], missing: int, evict: Callable[[Session],
 def eviction_order(sessions: Iterable[Session], tenant_name: str) -> list[Session]:
     """Return those of the evictable sessions that may go now, the first to go first.
 
-    Sessions of the tenant that needs the memory come first, then those of others: least recently
-    used first, then the largest. Pinned sessions and sessions in use are left out.
+    Those of the tenant that needs the memory, then those of others; least recently used first, the
+    largest first among equals. None that is pinned, or in use.
     """
     idle = [session for session in sessions if not session.is_pinned and not session.turns.is_busy]
     idle.sort(

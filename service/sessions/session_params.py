@@ -219,5 +219,5 @@ def _explain(
 
 
 def _is_union_tag(part: str) -> bool:
-    """Return whether pydantic has named a member of a union, not a member of the request."""
+    """Tell whether pydantic has named a member of a union, not a member of the request."""
     return "[" in part or part in ("int", "float", "bool", "str", "nullable")

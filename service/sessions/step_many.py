@@ -24,7 +24,7 @@ from service.sessions.operations.token_plan import Decision, commit_plan, decide
 from service.sessions.operations.token_request import STEP, TokenRequest
 from service.sessions.runner import PlannedOperation
 from service.sessions.session import Session
-from service.sessions.step_many_request import PackedRequest, read_packed_request
+from service.sessions.step_many_request import Packed, read_packed_request
 from service.sessions.tensors import read_packed
 from service.sessions.translate import translate
 from service.sessions.turns import Turn
@@ -113,9 +113,7 @@ async def run(
     return shape.answer(parts, planned, outputs, completed)
 
 
-def _find_all(
-    services: SessionServices, packed: PackedRequest, context: RequestContext
-) -> list[Part]:
+def _find_all(services: SessionServices, packed: Packed, context: RequestContext) -> list[Part]:
     """Return a part for each session, with the tokens of its rows.
 
     Raises:
@@ -148,7 +146,7 @@ def _find_all(
 
 
 def _plan_all(
-    services: SessionServices, packed: PackedRequest, parts: Sequence[Part]
+    services: SessionServices, packed: Packed, parts: Sequence[Part]
 ) -> tuple[str, list[LayerInput]]:
     """Plan all parts that can be; return their batch key and their inputs."""
     key, all_inputs = "", list[LayerInput]()
@@ -175,7 +173,7 @@ def _plan_all(
     return key, all_inputs
 
 
-def _request(packed: PackedRequest, index: int, part: Part, session: Session) -> TokenRequest:
+def _request(packed: Packed, index: int, part: Part, session: Session) -> TokenRequest:
     """Return the request of one session.
 
     Raises:
@@ -223,7 +221,7 @@ class _AnswerShape(NamedTuple):
     has_lse: bool
 
     @classmethod
-    def of(cls, packed: PackedRequest) -> "_AnswerShape":
+    def of(cls, packed: Packed) -> "_AnswerShape":
         """Return those of a request."""
         q, v = packed.tensors["q"], packed.tensors["v"]
         dtype = packed.out_dtype or q.dtype

@@ -24,7 +24,7 @@ MAX_SESSIONS = 1024
 """Most sessions of one request."""
 
 
-class PackedRequest(NamedTuple):
+class Packed(NamedTuple):
     """A checked message: tokens of all sessions, one after the other."""
 
     session_ids: list[str]
@@ -40,7 +40,7 @@ class PackedRequest(NamedTuple):
     """Tokens of each row of all sessions."""
 
 
-def read_packed_request(message: Message, services: SessionServices) -> PackedRequest:
+def read_packed_request(message: Message, services: SessionServices) -> Packed:
     """Return the request of a message.
 
     Raises:
@@ -66,7 +66,7 @@ def read_packed_request(message: Message, services: SessionServices) -> PackedRe
         layers = whole_list(values, "layers")
         if len(layers) != len(ids):
             raise ConfigError("layers", f"a list of {len(ids)}, one a session", len(layers))
-    return PackedRequest(
+    return Packed(
         ids,
         layers,
         _numbers_or_null(values, "expected_lengths", len(ids)),
