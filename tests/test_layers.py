@@ -64,11 +64,13 @@ service.v1
 service.asgi.body
 service.sessions.build
 service.sessions.handler
+service.sessions.idempotent_creation
 service.sessions.transfer.importing
 service.sessions.transfer.manifest
 service.sessions.transfer.exporting
 service.sessions.transfer
 service.sessions.step_many
+service.sessions.step_many_request
 service.sessions.operations.attach service.sessions.operations.create
 service.sessions.operations.truncate service.sessions.operations.places
 service.sessions.operations.reorder service.sessions.operations.fork
@@ -85,8 +87,12 @@ service.worker.__main__
 service.worker.answering service.worker.queue
 service.worker.process
 service.worker.frames service.worker.interrupter
-service.sessions.configuration service.sessions.session_params
+service.sessions.configuration
+service.sessions.model_groups
+service.sessions.layer_groups
+service.sessions.session_params
 service.sessions.jobs
+service.sessions.pieces
 service.inference
 service.sessions.translate service.sessions.find_source service.sessions.layout
 service.sessions.metrics
@@ -191,7 +197,7 @@ KEPT_IN = {
     | {"service.oip.infer", "service.access.keys"},
     "pydantic_settings": {"service.read_settings", "service.settings"},
     "orjson": {"service.wire", "service.endpoints", "service.oip"}
-    | {"service.asgi.problems", "service.v1.http_params", "service.v1.session_stream"}
+    | {"service.asgi.problems", "service.v1.http_params", "service.v1.session_messages"}
     | {"service.cli"},
     "simdjson": {"service.wire", "service.oip.http.codec"},
     "numpy": {"service.wire", "service.buffer_pool", "service.memory_blocks"}

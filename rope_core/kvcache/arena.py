@@ -8,10 +8,10 @@ from rope_core.kvcache.errors import ArenaFull, TooManyTokens
 from rope_core.kvcache.pool import NOBODY, SEVERAL, PagePool, PageShape
 
 SLAB_BYTES = 64 * 2**20
-"""Of a slab, unless the arena is small."""
+"""Bytes of a slab, unless the arena is small."""
 
 MIN_SLABS = 16
-"""An arena has at least so many slabs, so that pages of several shapes find room."""
+"""Least number of slabs of an arena, so that pages of several shapes find room."""
 
 MEMORY_PAGE = 4_096
 """Slabs are multiples of this many bytes."""
@@ -20,9 +20,9 @@ MEMORY_PAGE = 4_096
 class Arena:
     """Memory for pages, and its reservations. For one thread.
 
-    Whatever is reserved can be allocated: the slabs that pools have and need for their reservations
-    never exceed those of the arena. (A page group of several slabs needs adjacent ones, which may
-    be missing when slabs have come back in another order; then `ArenaFull` is raised all the same.)
+    Reserved memory can be allocated: the slabs that pools have, or need for their reservations,
+    never exceed those of the arena. Page groups of several slabs are an exception: the slabs must
+    be adjacent, and after slabs were freed in another order `ArenaFull` may be raised.
 
     Args:
         num_bytes: of the arena.
@@ -97,7 +97,7 @@ class Arena:
         return self._num_caches
 
     def reserve(self, pool: PagePool, num_groups: int, *, for_copy: bool = False) -> None:
-        """Add page groups to the reservations; `for_copy` also of the share kept for copies.
+        """Add page groups to the reservations; `for_copy` may use the share kept for copies.
 
         Raises:
             TooManyTokens: they could never fit.
@@ -122,23 +122,23 @@ class Arena:
         self.recount(pool)
 
     def unreserve(self, pool: PagePool, num_groups: int) -> None:
-        """Give back a part of the reservations."""
+        """Remove page groups from the reservations."""
         pool.num_reserved -= num_groups
         self.reserved_bytes -= num_groups * pool.shape.group_bytes
         self.recount(pool)
 
     def recount(self, pool: PagePool) -> None:
-        """Count the slabs that a pool has or needs, after one of the two has changed."""
+        """Update the count of the slabs that a pool has or needs, after one of the two changed."""
         needed = -(-pool.num_reserved // pool.groups_per_unit) * pool.slabs_per_unit
         committed = max(pool.num_slabs, needed)
         self._num_committed += committed - self._committed[pool.shape]
         self._committed[pool.shape] = committed
 
     def take_slabs(self, pool: PagePool) -> tuple[int, object]:
-        """Return the first of adjacent free slabs, now the pool's, and whose data they have.
+        """Give adjacent free slabs to a pool; return the first, and the owner of their old data.
 
         Raises:
-            ArenaFull: there are none.
+            ArenaFull: there are no such slabs.
         """
         count = pool.slabs_per_unit
         find = self._taken.find if count == 1 else self._taken.rfind
@@ -152,8 +152,8 @@ class Arena:
             return start, SEVERAL
         return start, owners.pop() if owners else NOBODY
 
-    def give_slabs_back(self, pool: PagePool, start: int, owner: object) -> None:
-        """Take back what `take_slabs` gave; they now have the data of `owner`."""
+    def free_slabs(self, pool: PagePool, start: int, owner: object) -> None:
+        """Free slabs of `take_slabs`, which now have the data of `owner`."""
         count = pool.slabs_per_unit
         self._taken[start : start + count] = bytes(count)
         self._owners[start : start + count] = [owner] * count

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from rope_core.calls.rope_checks import MAX_POSITION, POSITION_RANGE
-from rope_core.checks import INTEGERS, MAX_INDEX, dtype_of, not_a_tensor, shape_of
+from rope_core.checks import INTEGERS, MAX_INDEX, check_in_range, dtype_of, not_a_tensor, shape_of
 from rope_core.errors import ConfigError, ShapeError, brief
 from rope_core.kvcache.config import KVConfig
+from rope_core.kvcache.errors import TooManyTokens
 from rope_core.kvcache.plan import IntArray
 
 MAX_ROWS = 1_024
@@ -20,24 +21,25 @@ def check_layers(group_of: Sequence[tuple[int, int]], layers: Sequence[int]) -> 
     """Return the group of layers; raise ConfigError unless they are of one, none twice."""
     if len(layers) == 1 and 0 <= layers[0] < len(group_of):
         return group_of[layers[0]][0]
-    if not layers or not all(0 <= layer < len(group_of) for layer in layers):
-        raise ConfigError("layer", f"in [0, {len(group_of) - 1}]", brief(layers))
-    if len({*layers}) < len(layers):
-        raise ConfigError("layers", "different", brief(layers))
+    check_layer_indices(len(group_of), layers)
     groups = {group_of[layer][0] for layer in layers}
     if len(groups) > 1:
         raise ConfigError("layers", "of one group", brief(layers))
     return groups.pop()
 
 
+def check_layer_indices(num_layers: int, layers: Sequence[int]) -> None:
+    """Raise ConfigError unless there are layers, none twice, all in [0, num_layers)."""
+    if not layers:
+        raise ConfigError("layers", "at least one layer", "none")
+    _check_indices("layers", layers, num_layers)
+
+
 def check_rows(batch: int, rows: Sequence[int] | None, *, repeats: bool = False) -> Sequence[int]:
     """Return the rows, all where None; raise ConfigError unless they are in [0, batch)."""
     if rows is None:
         return range(batch)
-    if not all(0 <= row < batch for row in rows):
-        raise ConfigError("rows", f"in [0, {batch - 1}]", brief(rows))
-    if not repeats and len({*rows}) < len(rows):
-        raise ConfigError("rows", "different", brief(rows))
+    _check_indices("rows", rows, batch, repeats=repeats)
     return rows
 
 
@@ -47,6 +49,14 @@ def check_batch(name: str, num_rows: int) -> None:
         raise ConfigError(name, f"of 1 to {MAX_ROWS:,} rows", num_rows)
 
 
+def check_max_tokens(row: int, num_tokens: int, max_tokens: int | None) -> None:
+    """Raise TooManyTokens if a row would have more than max_tokens."""
+    if max_tokens is not None and num_tokens > max_tokens:
+        raise TooManyTokens(
+            f"row {row} would have {num_tokens:,} tokens, more than max_tokens {max_tokens:,}"
+        )
+
+
 def one_per_row(name: str, value: int | Sequence[int], num_rows: int) -> Sequence[int]:
     """Return a number for each row; raise ConfigError if there are others than one or that many."""
     if isinstance(value, int):
@@ -54,6 +64,17 @@ def one_per_row(name: str, value: int | Sequence[int], num_rows: int) -> Sequenc
     if len(value) != num_rows:
         raise ConfigError(name, f"a number, or one for each of {num_rows} rows", brief(value))
     return value
+
+
+def one_per_axis(config: KVConfig, name: str, value: int | Sequence[int]) -> Sequence[int]:
+    """Return a number for each axis of a position; raise ConfigError unless all are in range."""
+    num_axes = config.num_axes
+    numbers = [value] * num_axes if isinstance(value, int) else value
+    if len(numbers) != num_axes:
+        raise ConfigError(name, f"a number, or one for each of {num_axes} axes", brief(value))
+    for number in numbers:
+        check_in_range(name, number, -MAX_POSITION, MAX_POSITION)
+    return numbers
 
 
 def check_positions(config: KVConfig, positions: Tensor | None, num_tokens: int) -> IntArray | None:
@@ -78,12 +99,12 @@ def check_positions(config: KVConfig, positions: Tensor | None, num_tokens: int)
     if [*positions.shape] not in shapes:
         expected = " or ".join(map(str, shapes))
         raise ShapeError("positions", expected, shape_of(positions))
-    given: IntArray = positions.detach().to("cpu", torch.int64).numpy()
+    numbers: IntArray = positions.detach().to("cpu", torch.int64).numpy()
     low = 0 if any(rope.whole_positions for rope in ropes) else -MAX_POSITION
-    if given.size and not (low <= given.min() and given.max() <= MAX_POSITION):
+    if numbers.size and not (low <= numbers.min() and numbers.max() <= MAX_POSITION):
         expected = POSITION_RANGE if low else "between 0 and 2**53"
         raise ShapeError("positions", expected, "others")
-    return np.broadcast_to(given, (axes, num_tokens))
+    return np.broadcast_to(numbers, (axes, num_tokens))
 
 
 def check_index(q_index: Tensor | None, num_queries: Sequence[int] | None) -> IntArray | None:
@@ -96,10 +117,10 @@ def check_index(q_index: Tensor | None, num_queries: Sequence[int] | None) -> In
         raise ShapeError("q_index", "int64", dtype_of(q_index))
     if [*q_index.shape] != [sum(num_queries or ())]:
         raise ShapeError("q_index", f"[{sum(num_queries or ())}]", shape_of(q_index))
-    given: IntArray = q_index.detach().to("cpu", torch.int64).numpy()
-    if given.size and not (given.min() >= -MAX_INDEX and given.max() < MAX_INDEX):
+    numbers: IntArray = q_index.detach().to("cpu", torch.int64).numpy()
+    if numbers.size and not (numbers.min() >= -MAX_INDEX and numbers.max() < MAX_INDEX):
         raise ShapeError("q_index", "in [-2**62, 2**62)", "others")
-    return given
+    return numbers
 
 
 def check_tail_mask(
@@ -118,3 +139,11 @@ def check_tail_mask(
     if any(num != shape[-2] for num in num_queries or (0,)):
         expected = f"of {max(num_queries or (0,))} queries in each row"
         raise ShapeError("tail_mask", expected, str(shape))
+
+
+def _check_indices(name: str, indices: Sequence[int], count: int, *, repeats: bool = False) -> None:
+    """Raise ConfigError unless all indices are in [0, count), and different without `repeats`."""
+    if not all(0 <= index < count for index in indices):
+        raise ConfigError(name, f"in [0, {count - 1}]", brief(indices))
+    if not repeats and len({*indices}) < len(indices):
+        raise ConfigError(name, "different", brief(indices))

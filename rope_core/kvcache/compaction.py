@@ -33,15 +33,15 @@ def plan_compaction(cache: "KVCache", max_segments: int) -> Pending | None:
             if firsts
         ]
     except BaseException:
-        compaction.give_pages_back()
+        compaction.release_pages()
         cache.holdings.settle()
         raise
 
     def commit() -> None:
         replace(cache, changed)
-        compaction.give_pages_back()
+        compaction.release_pages()
 
-    return Pending(moves=compaction.moves, on_commit=commit, on_discard=compaction.give_pages_back)
+    return Pending(moves=compaction.moves, on_commit=commit, on_discard=compaction.release_pages)
 
 
 def _pairs(row: Row, max_segments: int) -> list[int]:
@@ -61,7 +61,7 @@ def _pairs(row: Row, max_segments: int) -> list[int]:
 
 
 def _can_join(first: Segment, second: Segment, page_tokens: int) -> bool:
-    """Tell whether the index goes on by one, and no token to move or in between is gone."""
+    """Return whether the index goes on by one, and all tokens to move or in between are stored."""
     if second.index != first.index + first.num_tokens:
         return False
     if any(table.gone for table in second.tables):
@@ -81,8 +81,8 @@ class _Compaction:
         self.moves = MovePlan()
         self._new: list[tuple[int, int]] = []
 
-    def give_pages_back(self) -> None:
-        """Give the references of the plan back."""
+    def release_pages(self) -> None:
+        """Release the pages of the plan."""
         for group, page_group in self._new:
             self.holdings.release(group, np.array([page_group], np.int32))
         self._new = []
@@ -148,11 +148,11 @@ class _Compaction:
             pages[edge] = self._writable(group, pages[edge])
         num_missing = -(-(first_slot + num_tokens) // page_tokens) - table.num_pages
         new = [self._allocate(group) for _ in range(num_missing)]
-        every = pages + new if at_end else new + pages
-        return PageTable(np.array(every, np.int32), table.gone)
+        joined = pages + new if at_end else new + pages
+        return PageTable(np.array(joined, np.int32), table.gone)
 
     def _writable(self, group: int, page_group: int) -> int:
-        """Return the page group, or a new copy of it if anything else holds it."""
+        """Return the page group, or a new copy of it if it has other references."""
         pool = self.holdings.pools[group]
         if pool.references[page_group] == 1:
             return page_group

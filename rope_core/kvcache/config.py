@@ -1,6 +1,5 @@
 """What a cache stores: frozen values, valid once they exist."""
 
-import hashlib
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -140,11 +139,6 @@ class KVConfig:
         """Return what calls of a group must have in common to run together."""
         heads = (group.num_heads, group.num_kv_heads, group.head_dim, group.value_dim)
         return *heads, self.dtype, self.kv_dtype, group.attention
-
-    @property
-    def digest(self) -> str:
-        """32 hexadecimal digits that tell configurations apart, ropes included."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:32]
 
 
 def _check_whole(name: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""Plan the usual step of decoding: one token a row, at the end of a run. Fast."""
+"""Fast path for a step of decoding: one token a row, at the end of a run."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,11 +11,11 @@ from rope_core.kvcache.reading import key_segments
 from rope_core.kvcache.writing import Writer
 
 if TYPE_CHECKING:
-    from rope_core.kvcache.cache import KVCache
+    from rope_core.kvcache.cache_state import CacheState
 
 
-def is_usual(cache: "KVCache", layer: int, rows: Sequence[int]) -> bool:
-    """Tell whether `plan_tokens` can plan: each row has a token, and its last segment is a run.
+def is_usual(cache: "CacheState", layer: int, rows: Sequence[int]) -> bool:
+    """Return whether `plan_tokens` can plan: each row has a token, and its last segment is a run.
 
     Positions have one axis, the layer has reached the last segment, and max_tokens is not reached.
     """
@@ -37,7 +37,7 @@ def is_usual(cache: "KVCache", layer: int, rows: Sequence[int]) -> bool:
 
 
 def plan_tokens(
-    cache: "KVCache", layer: int, rows: Sequence[int], counts: Sequence[int], *, attends: bool
+    cache: "CacheState", layer: int, rows: Sequence[int], counts: Sequence[int], *, attends: bool
 ) -> Pending:
     """Plan an append or a step of one token for each of `rows`; `counts` are all 1.
 

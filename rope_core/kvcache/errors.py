@@ -31,11 +31,11 @@ class TooManyTokens(KVCacheError):
 
 
 class TooManySegments(KVCacheError):
-    """A row would have more segments than attention can go through; join segments first."""
+    """A row would have more segments than a row may have; join segments first."""
 
 
 class SharedPages(KVCacheError):
-    """The operation rewrites pages that other caches hold as well."""
+    """The operation rewrites pages that other caches refer to as well."""
 
 
 class ArenaFull(KVCacheError):

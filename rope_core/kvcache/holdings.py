@@ -1,4 +1,4 @@
-"""The pages of a cache, and who pays for them."""
+"""The references of a cache to pages, and its reservations."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,13 @@ from rope_core.kvcache.row import Row
 class Holdings:
     """The references and reservations of one cache, for each group of layers.
 
-    Caches that share pages are a family. Each page group in use has one payer, a cache that holds
-    it; when the payer lets go of it, the oldest cache of the family that holds it pays.
+    Caches that share pages are a family. Each page group in use is part of the reservation of one
+    cache that refers to it, its payer. When the payer releases the page group, the oldest cache of
+    the family that refers to it becomes the payer.
 
     Args:
         rows: of the cache. The list is changed in place when rows come or go.
-        owner: whose data the pages have, see `PagePool.allocate`.
+        owner: of the data of the pages, see `PagePool.allocate`.
 
     Raises:
         TooManyTokens, ArenaFull: as `Arena.reserve`.
@@ -83,7 +84,7 @@ class Holdings:
     def release(self, group: int, page_groups: PageGroups) -> None:
         """Remove a reference from each page group, which the tables no longer have.
 
-        Those that others of the family still hold get another payer, if this cache was it.
+        Another cache of the family becomes the payer of those that this cache paid for.
         """
         if not len(page_groups):
             return
@@ -100,10 +101,19 @@ class Holdings:
             self._hand_over(group, left)
 
     def settle(self) -> None:
-        """Bring the reservations to what the rows may need now."""
+        """Set the reservations to what the rows may need now."""
         for group, reservation in enumerate(self.reservations):
             if reservation.per_row or reservation.paid != reservation.reserved:
                 reservation.settle(len(self.rows), self.num_unpaid(group))
+
+    def num_bytes(self, *, shared: bool) -> int:
+        """Return the bytes of pages to which other caches refer, or of all others."""
+        num_bytes = 0
+        for group, pool in enumerate(self.pools):
+            held, counts = np.unique(self.held_with_repeats(group), return_counts=True)
+            is_shared = pool.references[held] != counts
+            num_bytes += int((is_shared == shared).sum()) * pool.shape.group_bytes
+        return num_bytes
 
     def held(self, group: int) -> PageGroups:
         """Return the page groups of all rows, each once, in ascending order."""
@@ -121,7 +131,7 @@ class Holdings:
         return np.concatenate(tables) if tables else np.empty(0, np.int32)
 
     def num_unpaid(self, group: int) -> int:
-        """Return how many page groups others pay for, without those that an append would copy."""
+        """Return how many page groups have other payers and would not be copied by an append."""
         if len(self.family) == 1:
             return 0
         held = self.held(group)
@@ -137,7 +147,7 @@ class Holdings:
         return len(unpaid) - sum(int(payers[each]) != self.number for each in partial)
 
     def join_family(self, other: "Holdings") -> None:
-        """Note that this cache and another share pages."""
+        """Make one family of those of this cache and of another, which share pages."""
         if self.family is other.family:
             return
         members = {**self.family, **other.family}
@@ -162,7 +172,7 @@ class Holdings:
         self.family = {self.number: self}
 
     def _hand_over(self, group: int, page_groups: PageGroups) -> None:
-        """Let others of the family pay for page groups that this cache no longer holds."""
+        """Find other payers in the family for page groups that this cache has released."""
         pool, reservation = self.pools[group], self.reservations[group]
         for number, member in sorted(self.family.items()):
             if member is self or not len(page_groups):
@@ -173,7 +183,7 @@ class Holdings:
             pool.payers[taken] = number
             reservation.paid -= len(taken)
             reservation.shrink(min(len(taken), reservation.reserved - reservation.paid))
-            theirs = member.reservations[group]
-            theirs.paid += len(taken)
-            theirs.settle(len(member.rows), member.num_unpaid(group))
+            other = member.reservations[group]
+            other.paid += len(taken)
+            other.settle(len(member.rows), member.num_unpaid(group))
             page_groups = np.setdiff1d(page_groups, taken, assume_unique=True)

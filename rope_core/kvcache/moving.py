@@ -1,4 +1,4 @@
-"""Operations that move or rewrite tokens in pages: select_tail, rebase and compaction."""
+"""Operations that move or rewrite tokens in pages: select_tail and rebase."""
 
 from collections.abc import Sequence
 from dataclasses import replace as with_fields
@@ -74,7 +74,7 @@ def plan_rebase(
     new_pages: dict[int, dict[int, int]] = {}
     holdings = cache.holdings
 
-    def give_new_pages_back() -> None:
+    def release_new_pages() -> None:
         for number, pages in new_pages.items():
             holdings.release(number, np.array([*pages.values()], np.int32))
 
@@ -87,7 +87,7 @@ def plan_rebase(
                 moves.copies.append(PageCopy(reservation.pool, page_group, pages[page_group]))
             moves.moves += _rotated(cache, number, group, pages)
     except BaseException:
-        give_new_pages_back()
+        release_new_pages()
         holdings.settle()
         raise
 
@@ -102,7 +102,7 @@ def plan_rebase(
                     holdings.retain(number, table.kept)
         for number, page_groups in former:
             holdings.release(number, page_groups)
-        give_new_pages_back()
+        release_new_pages()
         changed = dict(zip(groups, to, strict=True))
         config = cache.config
         new = tuple(changed.get(i, group) for i, group in enumerate(config.groups))
@@ -110,12 +110,12 @@ def plan_rebase(
         cache.generation += 1
 
     pending.on_commit = commit
-    pending.on_discard = give_new_pages_back
+    pending.on_discard = release_new_pages
     return pending
 
 
 def _has_parts(row: Row, num_tail: int) -> bool:
-    """Tell whether the last tokens of a row are in several segments, so that indices may jump."""
+    """Return whether the last tokens of a row are in several segments: indices may jump."""
     return num_tail > 1 and num_tail > row.segments[-1].num_tokens
 
 
@@ -165,7 +165,10 @@ def _move_forward(
     pending: Pending,
     moves: MovePlan,
 ) -> None:
-    """Move tokens `sources` of a segment to its tokens from `low` on; the first are there."""
+    """Move tokens `sources` of a segment to its places from `low` on.
+
+    The first `num_in_place` of them are in their places already.
+    """
     page_tokens = row.page_tokens
     moved = sources[num_in_place:]
     start, stop = low + num_in_place, low + len(sources)
@@ -175,10 +178,10 @@ def _move_forward(
         writer = Writer(cache.holdings, pending, number, moves.copies, [])
         writer.prepare(row, segment, start, stop)
         # after all copies: a page that is read may have been copied as well
-        every = slots_of(segment, number, start, int(moved[-1]) + 1, page_tokens)
-        targets = every[: stop - start]
+        slots = slots_of(segment, number, start, int(moved[-1]) + 1, page_tokens)
+        targets = slots[: stop - start]
         moves.moves.append(
-            Move(writer.holdings.pools[number], group, every[moved - start], targets)
+            Move(writer.holdings.pools[number], group, slots[moved - start], targets)
         )
 
 
@@ -202,6 +205,7 @@ def _rotated(cache: "KVCache", number: int, to: KVGroup, pages: dict[int, int]) 
     former, which = np.unique(sources // page_tokens, return_inverse=True)
     renamed = np.array([pages[page_group] for page_group in former.tolist()], np.int64)
     targets = renamed[which] * page_tokens + sources % page_tokens
-    every = np.concatenate(positions, axis=1)[:, once]
-    bases = every[0] if group.num_axes == 1 else every
+    bases = np.concatenate(positions, axis=1)[:, once]
+    if group.num_axes == 1:
+        bases = bases[0]
     return [Move(cache.holdings.pools[number], group, sources, targets, to=to, positions=bases)]

@@ -32,7 +32,7 @@ class KeySegment:
     """
 
     page_groups: npt.NDArray[np.int32]
-    """Numbers of the page groups, a view that is not to be changed."""
+    """Numbers of the page groups: a view, read-only."""
 
     first_slot: int
     """Below page_tokens."""
@@ -71,8 +71,8 @@ class RowPlan:
     """Length of the row in this layer, the new tokens included and those that are left out."""
 
     tail_mask: Tensor | None = None
-    """bool `[num_queries, m]`: which of the last m keys each query sees, besides causal, window and
-    chunk."""
+    """bool `[num_queries, m]`: which of the last m keys each query sees. Causal, window
+    and chunk hide keys as well."""
 
 
 @dataclass(slots=True)

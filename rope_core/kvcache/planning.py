@@ -7,14 +7,14 @@ import numpy as np
 from torch import Tensor
 
 from rope_core.errors import ShapeError
-from rope_core.kvcache.errors import TooManyTokens
+from rope_core.kvcache.arguments import check_max_tokens
 from rope_core.kvcache.pending import Pending
 from rope_core.kvcache.plan import IntArray, LayerPlan, RowPlan
 from rope_core.kvcache.reading import key_segments
 from rope_core.kvcache.writing import Writer
 
 if TYPE_CHECKING:
-    from rope_core.kvcache.cache import KVCache
+    from rope_core.kvcache.cache_state import CacheState
 
 
 class Request(NamedTuple):
@@ -32,7 +32,7 @@ class Request(NamedTuple):
     tail_mask: Tensor | None
 
 
-def plan_layers(cache: "KVCache", request: Request) -> Pending:
+def plan_layers(cache: "CacheState", request: Request) -> Pending:
     """Return the plans of a request. Raises as `KVCache.plan`; nothing has changed then."""
     if request.num_new is not None:
         _check_stored_positions(cache, request, request.num_new)
@@ -49,7 +49,7 @@ def plan_layers(cache: "KVCache", request: Request) -> Pending:
     return pending
 
 
-def _check_stored_positions(cache: "KVCache", request: Request, counts: Sequence[int]) -> None:
+def _check_stored_positions(cache: "CacheState", request: Request, counts: Sequence[int]) -> None:
     """Raise ShapeError where positions of a token differ from those that another layer gave it."""
     if request.positions is None:
         return
@@ -58,33 +58,27 @@ def _check_stored_positions(cache: "KVCache", request: Request, counts: Sequence
         row = cache.rows[number]
         for layer in request.layers:
             length = cache.layer_lengths[layer][number]
-            known = min(row.num_tokens - length, num_new)
-            if known > 0:
-                given = request.positions[:, start : start + known]
-                if not bool((given == row.positions(length, length + known)).all()):
+            num_stored = min(row.num_tokens - length, num_new)
+            if num_stored > 0:
+                positions = request.positions[:, start : start + num_stored]
+                if not bool((positions == row.positions(length, length + num_stored)).all()):
                     expected = "those that another layer gave the same tokens"
                     raise ShapeError("positions", expected, "others")
         start += num_new
 
 
-def _check_max_tokens(cache: "KVCache", request: Request, counts: Sequence[int]) -> None:
-    most = cache.max_tokens
-    if most is None:
-        return
+def _check_max_tokens(cache: "CacheState", request: Request, counts: Sequence[int]) -> None:
     for layer in request.layers:
         lengths = cache.layer_lengths[layer]
         for number, num_new in zip(request.rows, counts, strict=True):
-            if num_new and lengths[number] + num_new > most:
-                raise TooManyTokens(
-                    f"row {number} would have {lengths[number] + num_new:,} tokens, more than "
-                    f"max_tokens {most:,}"
-                )
+            if num_new:
+                check_max_tokens(number, lengths[number] + num_new, cache.max_tokens)
 
 
 def _append_tokens(
-    cache: "KVCache", request: Request, counts: Sequence[int], pending: Pending
+    cache: "CacheState", request: Request, counts: Sequence[int], pending: Pending
 ) -> None:
-    """Give numbers to the tokens that no layer has had."""
+    """Add the tokens that no layer has yet to their rows."""
     start = 0
     for number, num_new in zip(request.rows, counts, strict=True):
         stop = start + num_new
@@ -92,13 +86,14 @@ def _append_tokens(
         length = max([cache.layer_lengths[layer][number] for layer in request.layers])
         added = length + num_new - row.num_tokens
         if added > 0 and num_new:
-            given = request.positions
-            positions = None if given is None else given[:, stop - added : stop]
+            positions = request.positions
+            if positions is not None:
+                positions = positions[:, stop - added : stop]
             pending.appended.append((row, row.append(added, positions)))
         start = stop
 
 
-def _plan_layer(cache: "KVCache", request: Request, layer: int, pending: Pending) -> LayerPlan:
+def _plan_layer(cache: "CacheState", request: Request, layer: int, pending: Pending) -> LayerPlan:
     group_number, layer_in_group = cache.group_of[layer]
     config = cache.config
     group = config.groups[group_number]
@@ -125,7 +120,7 @@ def _plan_layer(cache: "KVCache", request: Request, layer: int, pending: Pending
 
 
 def _plan_writes(
-    cache: "KVCache",
+    cache: "CacheState",
     rows: Sequence[int],
     counts: Sequence[int],
     lengths: Sequence[int],
@@ -152,12 +147,12 @@ def _plan_writes(
 
 
 def _plan_queries(
-    cache: "KVCache", request: Request, lengths: Sequence[int], plan: LayerPlan
+    cache: "CacheState", request: Request, lengths: Sequence[int], plan: LayerPlan
 ) -> None:
     """Add the rows and the positions of queries to a plan; `lengths` with the new tokens."""
     rows = plan.rows
     assert isinstance(rows, list)
-    given = request.positions if request.num_new is None else None
+    of_request = request.positions if request.num_new is None else None
     has_rope = plan.group.rope is not None
     if has_rope and request.q_index is not None and request.positions is None:
         raise ShapeError("positions", "given with q_index", "none")
@@ -172,9 +167,9 @@ def _plan_queries(
             continue
         q_start, q_stop = q_stop, q_stop + num_queries
         if request.q_index is not None:
-            given_index = request.q_index[q_start:q_stop]
-            q_index: range | IntArray = given_index
-            least_index = int(given_index.min())
+            indices = request.q_index[q_start:q_stop]
+            q_index: range | IntArray = indices
+            least_index = int(indices.min())
         else:
             if num_queries > length:
                 raise ShapeError(
@@ -189,14 +184,15 @@ def _plan_queries(
         rows.append(row_plan)
         if not has_rope:
             continue
-        if given is not None:
-            positions.append(given[:, q_start:q_stop])
+        if of_request is not None:
+            positions.append(of_request[:, q_start:q_stop])
             continue
         if num_queries > length:
             raise ShapeError("positions", "given with q_index", "none")
         position = row.position_of(length - 1) if num_queries == 1 else None
-        every = row.positions(length - num_queries, length) if position is None else position
-        positions.append(every)
+        positions.append(
+            row.positions(length - num_queries, length) if position is None else position
+        )
     if has_rope:
         plan.q_positions = _joined(positions, cache.config.num_axes)
 

@@ -27,7 +27,7 @@ SEVERAL = object()
 
 @dataclass(frozen=True, slots=True)
 class PageShape:
-    """What decides the bytes of a page group: one page of each layer of a group.
+    """Sizes and dtype of a page group: one page of each layer of a group.
 
     A page has K `[Hkv, P, D]` and then V `[Hkv, P, Dv]`, contiguous (and, of e4m3, the scales
     float32 `[2, Hkv, P]` behind them). The page of layer l is page number `base + l`.
@@ -69,7 +69,7 @@ class PageShape:
 
 @dataclass(slots=True, eq=False)
 class Slab:
-    """Adjacent slabs of the arena that hold page groups of one shape."""
+    """Adjacent slabs of the arena with page groups of one shape."""
 
     start: int
     """The first slab."""
@@ -84,10 +84,10 @@ class Slab:
     """Last page group."""
 
     previous_owner: object
-    """Whose data the slab had before the pool took it; NOBODY, SEVERAL."""
+    """Owner of the data that the slab had before the pool took it, or NOBODY, SEVERAL."""
 
     owners: dict[int, object]
-    """Whose data each page group has that was used."""
+    """Owner of the data of each page group that was used."""
 
     num_used: int = 0
 
@@ -104,7 +104,7 @@ class PagePool:
     """Page groups of one shape, with reference counts. `Arena.pool` makes pools.
 
     A page group has a number: that of its first page. Memory comes from the arena slab by slab. A
-    page group has a payer, the number of the cache whose reservation it is part of.
+    page group is part of the reservation of one cache: the number of that cache is its payer.
     """
 
     def __init__(self, arena: "Arena", shape: PageShape) -> None:
@@ -133,9 +133,9 @@ class PagePool:
         """Return a page group with one reference, and whether it must be set to 0 before use.
 
         Args:
-            payer: number of the cache.
-            owner: whose data the pages will have. The contents are zeros or old data of this owner,
-                unless the second value is true. None: of anybody.
+            payer: number of the cache whose reservation the page group is part of.
+            owner: of the data that the pages will have. The contents are zeros or old data of this
+                owner, unless the second value is true. None: data of any owner may be there.
 
         Raises:
             ArenaFull: no slab is free.
@@ -181,15 +181,11 @@ class PagePool:
             self._free(group)
         return len(freed)
 
-    def num_references(self, group: int) -> int:
-        """Return the references of a page group."""
-        return int(self.references[group])
-
     @property
     def keys(self) -> Tensor:
         """All pages of the arena as keys, `[pages, Hkv, P, D]`, a view.
 
-        Pages of slabs that other pools have, have no meaning.
+        Pages in slabs of other pools have no meaning.
         """
         shape = self.shape
         sizes = (shape.num_kv_heads, shape.page_tokens, shape.head_dim)
@@ -250,15 +246,15 @@ class PagePool:
         if slab.num_used == 0:
             if not slab.is_full:
                 self._open.remove(slab)
-            self._give_slab_back(slab)
+            self._free_slab(slab)
             return
         if slab.is_full:
             insort(self._open, slab)
         slab.free.append(group)
 
-    def _give_slab_back(self, slab: Slab) -> None:
+    def _free_slab(self, slab: Slab) -> None:
         del self._slabs[slab.start]
         self.num_slabs -= self.slabs_per_unit
         owners = {slab.previous_owner, *slab.owners.values()} - {NOBODY}
-        self.arena.give_slabs_back(self, slab.start, owners.pop() if len(owners) == 1 else SEVERAL)
+        self.arena.free_slabs(self, slab.start, owners.pop() if len(owners) == 1 else SEVERAL)
         self.arena.recount(self)

@@ -13,8 +13,8 @@ class Reservation:
     """Page groups of a cache in one group of layers.
 
     `paid` of them are allocated: each page group in use is part of the reservation of one cache
-    that holds it. A cache with max_tokens has reserved what its rows may become, without the pages
-    that it shares and others pay for. Without max_tokens the reservation is what is paid for.
+    that refers to it. With max_tokens the reservation is what the rows may become, without shared
+    pages that are part of other reservations. Without max_tokens it is what is allocated.
     """
 
     __slots__ = ("arena", "paid", "per_row", "pool", "reserved")
@@ -38,7 +38,7 @@ class Reservation:
         self.reserved -= num_groups
 
     def allocate(self, payer: int, owner: object, *, for_copy: bool = False) -> tuple[int, bool]:
-        """Return a page group as `PagePool.allocate`, and grow where all that is reserved is used.
+        """Return a page group as `PagePool.allocate`; grow if the whole reservation is in use.
 
         Raises:
             ArenaFull: too little memory is free.
@@ -56,11 +56,11 @@ class Reservation:
         return allocated
 
     def settle(self, num_rows: int, num_unpaid: int) -> None:
-        """Bring the reservation to what the rows may need; as it is where memory lacks.
+        """Set the reservation to what the rows may need; leave it if too little memory is free.
 
         Args:
             num_rows: rows of the cache.
-            num_unpaid: page groups that others pay for and that need no copy.
+            num_unpaid: page groups that have other payers and that need no copy.
         """
         wanted = max(self.paid, self.per_row * num_rows - num_unpaid)
         if wanted < self.reserved:

@@ -7,14 +7,14 @@ from rope_core.kvcache.segment import Segment
 from rope_core.kvcache.table import PageTable
 
 OPEN_UP_TO = 8
-"""Positions that do not run on open a new segment in a row of fewer segments than this; in others
-they are listed in the last one."""
+"""Positions that do not run on open a new segment while a row has fewer segments than this. After
+that they are listed in the last segment."""
 
 
 class Row:
     """The tokens of a sequence that any layer has, as segments.
 
-    The first layer to append a token gives it its numbers; others follow.
+    The first layer that appends a token decides its index and position.
 
     Args:
         num_axes: numbers of a position.
@@ -88,7 +88,7 @@ class Row:
         return segment.base + offset
 
     def position_of(self, place: int) -> int | None:
-        """Return the position of a token, if it is the same on all axes; else as above."""
+        """Return the position of a token; None as `base_position_of`."""
         segment = self.segments[-1]
         offset = place - self.num_tokens + segment.num_tokens
         if offset < 0 or segment.is_listed or not segment.has_equal_shift:
@@ -124,13 +124,6 @@ class Row:
             first += segment.num_tokens
             number += 1
         return parts
-
-    def cut(self, start: int, stop: int) -> list[Segment]:
-        """Return new segments of the tokens at places [start, stop), in the same pages."""
-        return [
-            segment.part(low, high, self.page_tokens)
-            for segment, low, high in self.parts(start, stop)
-        ]
 
     def append(self, num_new: int, positions: IntArray | None) -> "Undo":
         """Add tokens at the end, at `positions`, `[A, num_new]`; None: numbers run on.

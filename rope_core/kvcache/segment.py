@@ -138,7 +138,7 @@ class Segment:
         return min(gone * page_tokens - self.first_slot, self.num_tokens) if gone else 0
 
     def simplify(self) -> None:
-        """Forget listed base positions that go on by one."""
+        """Replace listed base positions that go on by one with their first."""
         listed = self.listed
         if listed is None:
             return
@@ -148,7 +148,7 @@ class Segment:
 
 
 def follows(second: Segment, first: Segment, page_tokens: int) -> bool:
-    """Tell whether a segment can be joined to the one before.
+    """Return whether a segment can be joined to the one before.
 
     It is in the adjacent slots, has the same shift, and its index goes on by one.
     """

@@ -7,11 +7,11 @@ import numpy as np
 
 from rope_core.calls.rope_checks import MAX_POSITION
 from rope_core.errors import ConfigError
+from rope_core.kvcache.arguments import check_max_tokens
 from rope_core.kvcache.errors import (
     LayersDiffer,
     LengthConflict,
     TooManySegments,
-    TooManyTokens,
 )
 from rope_core.kvcache.pool import PageGroups
 from rope_core.kvcache.reading import check_not_gone
@@ -104,11 +104,7 @@ def attach(
         origin = source.rows[number if len(source.rows) > 1 else 0]
         if start == stop:
             continue
-        if cache.max_tokens is not None and row.num_tokens + stop - start > cache.max_tokens:
-            raise TooManyTokens(
-                f"row {number} would have {row.num_tokens + stop - start:,} tokens, more than "
-                f"max_tokens {cache.max_tokens:,}"
-            )
+        check_max_tokens(number, row.num_tokens + stop - start, cache.max_tokens)
         first = position or [row.next_position()] * row.num_axes
         delta = (np.array(first) - origin.positions(start, start + 1)[:, 0]).tolist()
         check_can_shift(cache, delta)
@@ -236,12 +232,12 @@ def _tables(segments: Sequence[Segment]) -> list[list[PageTable]]:
 
 
 def _only_in(
-    these: list[list[list[PageTable]]], others: list[list[list[PageTable]]], group: int
+    rows: list[list[list[PageTable]]], others: list[list[list[PageTable]]], group: int
 ) -> list[PageGroups]:
     """Return the pages of the tables of a group that `others` do not have."""
-    known = {id(tables[group]) for row in others for tables in row}
-    tables = [tables[group] for row in these for tables in row if id(tables[group]) not in known]
-    return [table.kept for table in tables if len(table.kept)]
+    in_others = {id(tables[group]) for row in others for tables in row}
+    only = [tables[group] for row in rows for tables in row if id(tables[group]) not in in_others]
+    return [table.kept for table in only if len(table.kept)]
 
 
 def _set_lengths(cache: "KVCache") -> None:
@@ -251,8 +247,7 @@ def _set_lengths(cache: "KVCache") -> None:
 
 
 def _check_source(cache: "KVCache", source: "KVCache", start: int, stop: int) -> None:
-    ours, theirs = cache.config, source.config
-    if (ours.groups, ours.dtype, ours.kv_dtype) != (theirs.groups, theirs.dtype, theirs.kv_dtype):
+    if source.config != cache.config:
         raise ConfigError("source", "of the same groups and dtypes", "another configuration")
     if source.arena is not cache.arena:
         raise ConfigError("source", "in the same arena", "another")

@@ -52,7 +52,7 @@ class PageTable:
         return int(self._buffer[self._num])
 
     def cut_front(self, num: int) -> PageGroups:
-        """Let the first `num` kept pages be gone, and return them."""
+        """Remove the first `num` kept pages, which count as gone, and return them."""
         removed = self._buffer[:num].copy()
         self._buffer = self._buffer[num : self._num].copy()
         self._num -= num

@@ -1,4 +1,4 @@
-"""Pages behind the window of a group are freed."""
+"""Free the pages behind the window of a group."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,10 +9,10 @@ from rope_core.kvcache.pool import PageGroups
 from rope_core.kvcache.row import Row
 
 if TYPE_CHECKING:
-    from rope_core.kvcache.cache import KVCache
+    from rope_core.kvcache.cache_state import CacheState
 
 
-def release_behind_window(cache: "KVCache", group_number: int, rows: Sequence[int]) -> None:
+def release_behind_window(cache: "CacheState", group_number: int, rows: Sequence[int]) -> None:
     """Free pages of rows that lie wholly behind the window and the rollback of a group.
 
     The length of a row is that of its shortest layer, of any group: a truncation may come back to
@@ -36,7 +36,7 @@ def release_behind_window(cache: "KVCache", group_number: int, rows: Sequence[in
 
 
 def _cut_behind(row: Row, group_number: int, first_kept: int) -> list[PageGroups]:
-    """Let the pages of a row whose indices are all below `first_kept` be gone."""
+    """Remove the pages of a row that have only indices below `first_kept`; return them."""
     removed = []
     for segment in row.segments:
         behind = first_kept - segment.index

@@ -1,4 +1,4 @@
-"""Slots of new tokens: pages are allocated, and shared ones copied."""
+"""Slots of new tokens: allocate pages, and copy shared ones on write."""
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from rope_core.kvcache.table import PageTable
 class Writer:
     """Makes pages of one group of layers ready to be written to.
 
-    Missing pages are allocated, and pages that others hold are copied. All is noted in `pending`,
-    which the caller discards where a method raises ArenaFull.
+    Missing pages are allocated, and pages with other references are copied. All is recorded in
+    `pending`, which the caller discards if a method raises ArenaFull.
 
     Args:
         copies: takes the copies to run before anything is written.
@@ -105,7 +105,7 @@ class Writer:
     def _copy_if_shared(
         self, row: Row, segment: Segment, page: int, low_slot: int, high_slot: int
     ) -> None:
-        """Copy a page of a segment, unless only segments of this row hold it, in other slots.
+        """Copy a page of a segment, unless only segments of this row have it, in other slots.
 
         [low_slot, high_slot] are written.
         """

@@ -121,7 +121,7 @@ class WebSocketConnection(AnsweringWebSocket):
         self._receive(self._receive_buffer[:nbytes])
 
     def eof_received(self) -> bool:
-        """Close: a WebSocket has no half-closed state."""
+        """Close the connection: a WebSocket cannot be half-closed."""
         self._protocol.receive_eof()
         self._write()
         self._end_calls()

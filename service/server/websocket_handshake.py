@@ -17,7 +17,7 @@ from service.errors import BadHeader, BadRequest, Forbidden, UpgradeRequired
 SUBPROTOCOL = Subprotocol("rope.session.v1")
 
 _log = logging.getLogger("rope.websocket")
-_log.setLevel(logging.WARNING)  # the library tells of each connection
+_log.setLevel(logging.WARNING)  # the library logs each connection
 
 
 class Accepted(NamedTuple):

@@ -1,4 +1,4 @@
-"""Pings of a WebSocket: a client that does not answer them has left."""
+"""Pings of a WebSocket, which closes if the client does not answer them."""
 
 import asyncio
 from typing import Protocol

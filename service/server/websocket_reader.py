@@ -1,4 +1,4 @@
-"""Messages of a WebSocket out of the frames that the library parses, within limits."""
+"""Join the frames that the library parses into messages, within limits."""
 
 from collections import deque
 from typing import NamedTuple, cast

@@ -1,4 +1,4 @@
-"""What all WebSockets share, and who may open one: the streams of KV sessions."""
+"""Open the WebSockets of KV sessions: authentication, limits, and the shared receive buffer."""
 
 import time
 from urllib.parse import parse_qsl

@@ -10,6 +10,8 @@ from service.wire import Message, Parameters, params_key
 
 NO_TENSORS: Mapping[str, Tensor] = {}
 
+NO_MESSAGE = Message(NO_TENSORS)
+
 
 class SessionAnswer(NamedTuple):
     """The answer to an operation."""

@@ -1,4 +1,4 @@
-"""Build what answers session operations, from the settings."""
+"""Build the handler of session operations from the settings."""
 
 from functools import partial
 

@@ -17,8 +17,9 @@ from service.errors import ClientLeft
 from service.inference.handler import InferenceHandler, RequestContext
 from service.sessions.answer import NO_TENSORS, SessionAnswer, message_of
 from service.sessions.errors import Frozen, OperationTimedOut
-from service.sessions.jobs import SessionJob, SessionRunner, join_pieces
+from service.sessions.jobs import SessionJob, SessionRunner
 from service.sessions.offload import Offload
+from service.sessions.pieces import join_pieces
 from service.sessions.registry import SessionRegistry
 from service.sessions.runner import PlannedOperation, run_operation
 from service.sessions.session import Session
@@ -105,7 +106,7 @@ class SessionServices:
         completed = await run_operation(self.inference.batcher, jobs, operation, context)
         if len(completed) == 1:
             return completed[0].result, completed[0]
-        outputs = join_pieces(jobs, [each.result for each in completed])
+        outputs = join_pieces([job.owners for job in jobs], [each.result for each in completed])
         times = Completed(
             outputs,
             sum(each.queue_s for each in completed),

@@ -1,4 +1,4 @@
-"""Documents: what clients read about a session."""
+"""The JSON documents that describe sessions to clients."""
 
 import json
 from collections.abc import Mapping
@@ -9,10 +9,7 @@ from service.sessions.session import Session
 
 
 def configuration_digest(configuration: Mapping[str, Any]) -> str:
-    """Return the digest of what a configuration stores, 64 hex characters.
-
-    Sessions of other batch and max_tokens may have an equal one.
-    """
+    """Return the digest of a configuration, 64 hexadecimal digits, without batch and max_tokens."""
     covered = {name: configuration.get(name) for name in ("groups", "dtype", "kv_dtype")}
     text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()

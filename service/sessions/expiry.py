@@ -12,7 +12,7 @@ MIN_INTERVAL_S = 1.0
 """Shortest time between two wakes of the timer."""
 
 MAX_STALE = 64
-"""Entries of the heap without meaning, in addition to as many as there are valid ones."""
+"""Outdated entries that the heap may have beyond the number of valid ones."""
 
 
 class Timer(Protocol):
@@ -33,8 +33,8 @@ def call_later(delay_s: float, function: Callable[[], None]) -> Timer:
 class ExpiryTimer:
     """Ends sessions whose lease is over. For the event loop's thread.
 
-    A renewal costs nothing: when the time of an entry has come, the lease is looked at again. A
-    session that is in use then has no entry until it is idle.
+    A renewal does not change the heap: the lease is checked when the time of the entry has come. A
+    session that is in use then gets an entry when it is idle again.
 
     Args:
         expire: ends a session.
@@ -53,7 +53,7 @@ class ExpiryTimer:
         self._call_later = call_later
         self._heap: list[tuple[float, int, Session]] = []
         self._order = count()
-        """Tells entries of the same time apart."""
+        """Numbers of entries, so that equal times do not compare sessions."""
         self._times: dict[Session, float] = {}
         """Time of the valid entry of each session."""
         self._timer: Timer | None = None

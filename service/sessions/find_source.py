@@ -1,11 +1,11 @@
-"""Find the session from which another gets tokens: by its id or its name."""
+"""Find the source of a fork or an attach by its id or its name."""
 
 from service.access.tenant import Tenant
 from service.sessions.registry import SessionRegistry
 from service.sessions.session import Session
 
 _ID = "r1."
-"""How ids begin; a name that begins so must be replaced by the id."""
+"""Prefix of all ids. A session whose name has this prefix is found only by its id."""
 
 
 def find_source(registry: SessionRegistry, source: str, tenant: Tenant) -> Session:

@@ -1,11 +1,9 @@
 """The path of every session operation, whatever its protocol: message, plan, run, answer."""
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
 
 from rope_core import ConfigError
 from rope_core.kvcache.cache import KVCache
@@ -14,12 +12,12 @@ from service.access.tenant import Tenant
 from service.inference.handler import RequestContext
 from service.lifecycle import Lifecycle
 from service.sessions import step_many
-from service.sessions.answer import SessionAnswer, message_of
+from service.sessions.answer import NO_MESSAGE, SessionAnswer, message_of
 from service.sessions.call import SessionCall, SessionServices
 from service.sessions.documents import document, list_document
-from service.sessions.errors import OperationTimedOut, SessionsOff
+from service.sessions.errors import SessionsOff
 from service.sessions.find_source import find_source
-from service.sessions.idempotency import IdempotencyKeys, Recorded
+from service.sessions.idempotent_creation import CreateOptions, IdempotentCreation
 from service.sessions.operations import attach, create, fork, moves, structural, tokens
 from service.sessions.operations.change import run_change, run_delete
 from service.sessions.operations.places import EVICT, SHIFT
@@ -37,16 +35,14 @@ from service.sessions.translate import translate
 from service.wire import Message
 from service.wire.safetensors_codec import Header
 
-__all__ = ["SessionAnswer", "SessionHandler"]
+__all__ = ["CreateOptions", "SessionAnswer", "SessionHandler"]
 
 Operation = Callable[[SessionCall], Awaitable[SessionAnswer]]
 
-_TOKENS = {"step": STEP, "append": APPEND, "attend": ATTEND}
-
-_NO_MESSAGE = Message({})
-
 OPERATIONS: dict[str, Operation] = {
-    **{name: partial(tokens.run, kind=kind) for name, kind in _TOKENS.items()},
+    "step": partial(tokens.run, kind=STEP),
+    "append": partial(tokens.run, kind=APPEND),
+    "attend": partial(tokens.run, kind=ATTEND),
     **{
         each.name: partial(structural.run, operation=each)
         for each in (TRUNCATE, EVICT, SHIFT, REORDER)
@@ -57,15 +53,6 @@ OPERATIONS: dict[str, Operation] = {
     "change": run_change,
 }
 """Operations by name; `change` is PATCH."""
-
-
-class CreateOptions(NamedTuple):
-    """How a repeat of a request that creates sessions is recognised."""
-
-    key: str | None = None
-    """Value of the header `Idempotency-Key`; None: a repeat creates other sessions."""
-    digest: bytes = b""
-    """Of the path and the body."""
 
 
 class SessionHandler:
@@ -79,9 +66,8 @@ class SessionHandler:
 
     def __init__(self, services: SessionServices, lifecycle: Lifecycle, *, is_on: bool) -> None:
         self.services = services
-        self._lifecycle = lifecycle
         self.is_on = is_on
-        self._keys = IdempotencyKeys(services.registry.clock)
+        self._creation = IdempotentCreation(services, lifecycle)
 
     def check_on(self) -> None:
         """Raise SessionsOff if clients may have no sessions."""
@@ -130,7 +116,7 @@ class SessionHandler:
         del message
         try:
             if operation == "fork":
-                self._refuse_when_ending()
+                self._creation.update_draining()
                 return (await fork.run(call))[0]
             if operation != "step":
                 return await OPERATIONS[operation](call)
@@ -159,11 +145,7 @@ class SessionHandler:
             call = self._fork_of(message, context)
             return _with_id(await self._once_forked(call, options))
         create_now = partial(self._create, message, context)
-
-        def again(sessions: Sequence[Session]) -> SessionAnswer:
-            return create.answer_of(self.services, sessions[0])
-
-        return await self._once(create_now, again, context, options)
+        return await self._creation.run(create_now, self._answer_again, context, options)
 
     async def fork(
         self,
@@ -188,30 +170,28 @@ class SessionHandler:
         """
         self.check_on()
         session = self.services.registry.find(session_id, context.tenant)
-        call = SessionCall(self.services, session, _NO_MESSAGE, context, 1)
+        call = SessionCall(self.services, session, NO_MESSAGE, context, 1)
         return await begin_export(call, query)
 
     async def begin_import(self, header: Header, context: RequestContext) -> ImportedBody:
-        """Return what takes the body of an import.
+        """Return the receiver of the body of an import.
 
         Raises:
             ServiceError, RopeError: the header is none of an import.
         """
         self.check_on()
-        self.services.registry.is_draining = self._lifecycle.ending
+        self._creation.update_draining()
         inference = self.services.inference
-        return ImportedBody(
-            await inference.to_thread(
-                context.deadline, read_manifest, header, inference.rope_resolver
-            )
-        )
+        resolver = inference.rope_resolver
+        manifest = await inference.to_thread(context.deadline, read_manifest, header, resolver)
+        return ImportedBody(manifest)
 
     async def allocate_import(
         self, body: ImportedBody, options: SessionOptions, context: RequestContext
     ) -> KVCache:
-        """Return the cache of an import whose positions and segments are there.
+        """Return the cache of an import, once its positions and segments have been received.
 
-        Until `end_import`, nobody sees it. The caller calls `registry.drop_import` in any case.
+        It is no session before `end_import`. The caller calls `registry.drop_import` in any case.
 
         Raises:
             SessionError, ServiceError, RopeError: there is nothing to drop.
@@ -233,7 +213,7 @@ class SessionHandler:
         context: RequestContext,
         repeat: CreateOptions,
     ) -> SessionAnswer:
-        """Return the answer of an import that is whole, or of the equal one before it.
+        """Return the answer of a complete import, or of an equal earlier one.
 
         Raises:
             SessionError, ServiceError, RopeError: there is no new session.
@@ -245,10 +225,7 @@ class SessionHandler:
             answer = create.answer_of(self.services, session, configuration.warnings)
             return answer, [session]
 
-        def again(sessions: Sequence[Session]) -> SessionAnswer:
-            return create.answer_of(self.services, sessions[0])
-
-        return await self._once(create_now, again, context, repeat)
+        return await self._creation.run(create_now, self._answer_again, context, repeat)
 
     def inspect(self, session_id: str, tenant: Tenant) -> SessionAnswer:
         """Return the document of a session, without waiting for its turn."""
@@ -281,10 +258,6 @@ class SessionHandler:
         """Give the memory of all sessions back: the service has ended."""
         self.services.registry.close()
 
-    def document(self, session: Session) -> dict[str, Any]:
-        """Return the document of a session."""
-        return document(session, self.services.registry.clock())
-
     async def step_many(
         self, message: Message, context: RequestContext, memory_factor: int = 1
     ) -> SessionAnswer:
@@ -299,15 +272,15 @@ class SessionHandler:
             metrics.session_ops("step", code).inc(number)
         return answer
 
+    def _answer_again(self, sessions: Sequence[Session]) -> SessionAnswer:
+        """Return the answer to a create or an import that has made a session before."""
+        return create.answer_of(self.services, sessions[0])
+
     async def _once_forked(self, call: SessionCall, options: CreateOptions) -> SessionAnswer:
-        def again(forks: Sequence[Session]) -> SessionAnswer:
-            return fork.answer_of(self.services, forks)
-
-        return await self._once(partial(self._fork, call), again, call.context, options)
-
-    def _refuse_when_ending(self) -> None:
-        """Let the registry refuse new sessions once the service is ending."""
-        self.services.registry.is_draining = self._lifecycle.ending
+        answer_again = partial(fork.answer_of, self.services)
+        return await self._creation.run(
+            partial(self._fork, call), answer_again, call.context, options
+        )
 
     async def _create(
         self, message: Message, context: RequestContext
@@ -334,47 +307,8 @@ class SessionHandler:
         of_fork = message_of(values, message.tensors)
         return SessionCall(self.services, session, of_fork, context, 1)
 
-    async def _once(
-        self,
-        create_now: Callable[[], Awaitable[tuple[SessionAnswer, Sequence[Session]]]],
-        answer_again: Callable[[Sequence[Session]], SessionAnswer],
-        context: RequestContext,
-        options: CreateOptions,
-    ) -> SessionAnswer:
-        """Create sessions, or answer a request that has created them before."""
-        self._refuse_when_ending()
-        if options.key is None:
-            return (await create_now())[0]
-        claim = self._keys.claim(context.tenant, options.key, options.digest)
-        try:
-            async with asyncio.timeout(context.deadline - time.monotonic()), claim:
-                claim.keep()
-        except TimeoutError:
-            raise OperationTimedOut(committed=False) from None
-        try:
-            if claim.recorded is not None:
-                return self._recorded(claim.recorded, answer_again, context.tenant)
-            answer, sessions = await create_now()
-            claim.record(answer.status, tuple(sessions))
-            return answer
-        finally:
-            claim.end()
-
-    def _recorded(
-        self,
-        recorded: Recorded,
-        answer_again: Callable[[Sequence[Session]], SessionAnswer],
-        tenant: Tenant,
-    ) -> SessionAnswer:
-        """Return today's answer to a request that has created sessions before."""
-        live = [session for session in recorded.sessions if session.ended is None]
-        for session in live or recorded.sessions[:1]:
-            self.services.registry.use(session, tenant)
-        self.services.metrics.session_repeats.inc()
-        return answer_again(live)._replace(status=recorded.status)
-
 
 def _with_id(answer: SessionAnswer) -> SessionAnswer:
-    """Return the answer of a fork with the id of the first besides."""
+    """Return the answer of a fork with the further parameter `id`: that of the first fork."""
     values = answer.message.params.values
     return answer._replace(message=message_of({"id": values["ids"][0], **values}))

@@ -1,4 +1,4 @@
-"""Idempotency keys: a create, fork or import that is sent again is answered, and not done again."""
+"""Idempotency keys: repeats of a create, a fork or an import are answered, and not run again."""
 
 from asyncio import Event
 from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
 MAX_KEYS = 2048
-"""Most keys of a tenant that are remembered; keys of sessions that are gone give way first."""
+"""Most keys of a tenant that are kept; keys of ended sessions are removed first."""
 
 MAX_KEY_CHARS = 255
 """Length of the longest key."""
@@ -35,7 +35,7 @@ def request_digest(path: str, body: bytes | bytearray | memoryview) -> bytes:
 
 
 def begin_digest(path: str) -> "Hash":
-    """Return the digest of a request without its body yet, which `update` takes in parts."""
+    """Return the hash of a path; the caller adds the body in parts with `update`."""
     return sha256(b"%d:" % len(path.encode()) + path.encode())
 
 
@@ -87,7 +87,7 @@ class IdempotencyKeys:
         """Return a claim of a key, for `async with`.
 
         Args:
-            tenant: who sent the request.
+            tenant: of the request.
             key: value of the header `Idempotency-Key`.
             digest: `request_digest`.
 
@@ -103,8 +103,8 @@ class IdempotencyKeys:
 class Claim:
     """A request with a key. Between begin and end of `async with`, equal requests wait.
 
-    `recorded` tells what an equal request has created before; if it is None, the request goes on,
-    and calls `record` once it has succeeded. Otherwise the key is forgotten at the end.
+    `recorded` is what an equal request has created before. If it is None, the request runs, and
+    calls `record` when it has succeeded. Without `record` the key is removed at the end.
     """
 
     def __init__(
@@ -123,11 +123,11 @@ class Claim:
         self._entry.done.set()
 
     def keep(self) -> None:
-        """Hold the key after the `async with` block; whoever calls this calls `end` later."""
+        """Keep the key after the `async with` block; the caller must call `end` later."""
         self._is_kept = True
 
     def end(self) -> None:
-        """Forget the key, unless `record` was called. Idempotent."""
+        """Remove the key, unless `record` was called. Idempotent."""
         if self._entries.get(self._key) is self._entry and self._entry.recorded is None:
             del self._entries[self._key]
         self._entry.done.set()

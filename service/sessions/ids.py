@@ -5,10 +5,11 @@ import re
 import secrets
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 
 from service.access.tenant import Tenant
 from service.sessions.errors import NoSession, SessionGone, WrongOwner
+from service.sessions.paths import hash_of_id
 
 MAX_ID_CHARS = 128
 """Length of the longest id."""
@@ -30,13 +31,8 @@ class SessionId:
     text: str
     """The whole id."""
 
-    @property
-    def log_id(self) -> str:
-        """The name of the session in logs, from which the id cannot be found."""
-        return sha256(self.random.encode()).hexdigest()[:8]
-
     def __repr__(self) -> str:
-        return f"SessionId({self.log_id})"
+        return f"SessionId({hash_of_id(self.text)})"
 
 
 class SessionIds:

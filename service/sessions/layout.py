@@ -1,4 +1,4 @@
-"""What the layers of a session are, looked up by each call."""
+"""Groups and batch keys of the layers of a session, cached by configuration."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class Layout:
 
 
 MAX_CACHED = 1024
-"""Configurations whose layout is cached; then the cache is cleared."""
+"""Most layouts in the cache; then the cache is cleared."""
 
 _layouts: dict[str, Layout] = {}
 
@@ -60,7 +60,7 @@ def _layout(config: KVConfig) -> Layout:
     for group in config.groups:
         for layer in group.layers:
             groups[layer] = group
-    keys = {id(group): _batch_key(group, config) for group in config.groups}
+    keys = {id(group): str(config.batch_key(group)) for group in config.groups}
     ropes = [group.rope for group in config.groups if group.rope is not None]
     return Layout(
         tuple(groups),
@@ -70,8 +70,3 @@ def _layout(config: KVConfig) -> Layout:
             rope.num_axes == 1 or rope.frequency_table.broadcasts_axes for rope in ropes
         ),
     )
-
-
-def _batch_key(group: KVGroup, config: KVConfig) -> str:
-    sizes = (group.num_heads, group.num_kv_heads, group.head_dim, group.value_dim)
-    return f"{sizes} {config.dtype} {config.kv_dtype} {group.attention}"

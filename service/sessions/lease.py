@@ -42,7 +42,6 @@ class LeaseLimits:
     max_ttl_s: float = 3600.0
     max_age_s: float = 3600.0
     """0: no limit."""
-    default_ttl_s: float = DEFAULT_TTL_S
 
     def lease(self, ttl_s: float | None, max_age_s: float | None, now: float) -> Lease:
         """Return a lease that begins now.
@@ -50,7 +49,7 @@ class LeaseLimits:
         Raises:
             ConfigError: a time is over its limit, or no number.
         """
-        ttl_s = min(self.default_ttl_s, self.max_ttl_s) if ttl_s is None else self.ttl(ttl_s)
+        ttl_s = min(DEFAULT_TTL_S, self.max_ttl_s) if ttl_s is None else self.ttl(ttl_s)
         max_age_s = self.max_age_s if max_age_s is None else self._age(max_age_s)
         return Lease(ttl_s, now, now, now + max_age_s if max_age_s else inf)
 

@@ -23,7 +23,7 @@ class TenantSessions:
         self._names: dict[str, Session] = {}
         self._numbers = count(1)
         self.arriving: set[KVCache] = set()
-        """Caches of imports whose bytes are still arriving: no sessions yet, but they count."""
+        """Caches of imports in progress. They are no sessions yet, and count in the quota."""
 
     def __len__(self) -> int:
         return len(self._sessions)

@@ -1,4 +1,4 @@
-"""Room for new sessions and for growing ones: which sessions end when the memory is full."""
+"""Evict sessions when a new or a growing session finds too little memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -18,7 +18,7 @@ def with_room(
 ) -> T:
     """Run an action that takes memory; if too little is free, evict and run it again.
 
-    Nothing is evicted if all candidates together hold too little.
+    Nothing is evicted if all candidates together have reserved too little.
 
     Args:
         action: changes nothing if it raises ArenaFull.
@@ -45,7 +45,7 @@ def with_room(
 
 
 def _evict(sessions: Iterator[Session], missing: int, evict: Callable[[Session], None]) -> bool:
-    """Evict sessions until they held `missing` bytes; return whether there was one."""
+    """Evict sessions until `missing` reserved bytes are free; return whether one was evicted."""
     evicted, freed = False, 0
     for session in sessions:
         evicted, freed = True, freed + session.cache.reserved_bytes

@@ -22,6 +22,12 @@ def check_rows(num_rows: object, parameter: str = "batch") -> int:
     return _check_count(parameter, "rows", num_rows, MAX_ROWS)
 
 
+def check_max_tokens(max_tokens: int | None) -> None:
+    """Raise ConfigError if a session cannot have rows of so many tokens."""
+    if max_tokens is not None and max_tokens < 1:
+        raise ConfigError("max_tokens", "a whole number of at least 1", max_tokens)
+
+
 def check_forks(count: object) -> int:
     """Return the number of forks of a request. Raises ConfigError if it is not 1 to 64."""
     return _check_count("count", "forks", count, MAX_FORKS)
@@ -34,7 +40,7 @@ def _check_count(parameter: str, what: str, number: object, limit: int) -> int:
 
 
 class TenantQuota:
-    """The limits of one tenant. Nothing is counted: what there is, is looked at.
+    """The limits of one tenant, checked against its live sessions.
 
     Args:
         tenant: its `max_kv_bytes` and `max_pinned`, and its `max_sessions` if that is set.

@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 
 class SessionRegistry(SessionTable):
-    """For the event loop's thread.
+    """The sessions of this process. For the event loop's thread.
 
     Args:
         ids: makes and checks ids.
         limits: of leases.
-        max_sessions: most sessions of a tenant whose limits do not say so.
+        max_sessions: most sessions of a tenant that has no limit of its own.
         clock: monotonic seconds.
         call_later: sets a timer.
     """
@@ -61,7 +61,7 @@ class SessionRegistry(SessionTable):
         """Return a new session.
 
         Args:
-            tenant: who asks for the session.
+            tenant: owner of the session.
             make_cache: returns its cache; called again if memory had to be freed.
             configuration: as documents show it.
             options: what the client asks for.
@@ -94,9 +94,9 @@ class SessionRegistry(SessionTable):
     def begin_import(
         self, tenant: Tenant, make_cache: Callable[[], KVCache], options: SessionOptions
     ) -> KVCache:
-        """Return the cache of a new session that nobody sees until `end_import`.
+        """Return the cache of an import. It becomes a session with `end_import`.
 
-        It counts in the limits of the tenant. Arguments and errors as `create`.
+        Until then it counts in the limits of the tenant. Arguments and errors as `create`.
         """
         (cache,) = self._make_caches(tenant, 1, lambda: [make_cache()], options)
         self._tenants[tenant.name].arriving.add(cache)
@@ -109,7 +109,7 @@ class SessionRegistry(SessionTable):
         configuration: Mapping[str, Any],
         options: SessionOptions,
     ) -> Session:
-        """Return the session of a cache of `begin_import`, which is whole now.
+        """Return the session of a cache of `begin_import`, once all data has been written.
 
         Raises:
             NameTaken, ShuttingDown: `drop_import` is still to be called.
@@ -124,7 +124,7 @@ class SessionRegistry(SessionTable):
         return self._add(tenant, cache, configuration, digest, options, labels)
 
     def drop_import(self, tenant: Tenant, cache: KVCache) -> None:
-        """Give the cache of `begin_import` back, unless it is that of a session."""
+        """Close the cache of `begin_import`, unless it has become a session."""
         sessions = self._tenants[tenant.name]
         if cache in sessions.arriving:
             sessions.arriving.discard(cache)

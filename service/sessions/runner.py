@@ -1,4 +1,4 @@
-"""Run a planned operation in the service's batcher, and commit it where its run ends."""
+"""Run a planned operation in the service's batcher, and commit it when its run ends."""
 
 import asyncio
 import logging
@@ -22,10 +22,10 @@ log = logging.getLogger("rope.failures")
 
 @dataclass(slots=True, eq=False)
 class PlannedOperation:
-    """An operation that has its turn, and whose plans wait for their run.
+    """An operation that has its turn, and plans that wait for their run.
 
-    It is settled once: its state is committed or its pages are given back, and its turn ends. That
-    is where the run ends, whoever still waits for the answer.
+    It is settled once: it is committed or discarded, and its turn ends. This happens at the end of
+    the run, even if no client waits for the answer any more.
     """
 
     turn: Turn
@@ -55,8 +55,9 @@ class PlannedOperation:
 class OperationEntry(FutureEntry[SessionJob, list[LayerOutput]]):
     """A job of an operation in the batcher.
 
-    A job that has not begun is withdrawn, and its operation discarded. One that has begun goes on,
-    and keeps the turn of its sessions until the device has ended: the memory is in use until then.
+    When the client leaves, a job that has not begun is withdrawn, and its operation is discarded.
+    A job that has begun goes on, and keeps the turn of its sessions until the device has finished:
+    the device uses the pages until then.
     """
 
     operation: PlannedOperation = field(kw_only=True)
@@ -89,10 +90,10 @@ async def run_operation(
 ) -> list[Completed[list[LayerOutput]]]:
     """Run the jobs of an operation one after the other; it is settled when this ends.
 
-    Only a job that runs although this has failed settles the operation later.
+    If this fails while a job runs, the operation is settled later: at the end of that run.
 
     Raises:
-        OperationTimedOut: the deadline has passed; tells whether the operation may be committed.
+        OperationTimedOut: the deadline has passed; `committed` of it is false or "unknown".
         Overloaded, ShuttingDown, DeviceFull, DeviceLost, DeviceStuck, ClientLeft: as the batcher;
             the session is unchanged.
     """

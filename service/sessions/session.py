@@ -1,4 +1,4 @@
-"""A session: a cache with an owner, a lease, a name, and a memory of its last appends."""
+"""A session: a cache with an id, a tenant, a lease, a name, and the digests of its last appends."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -36,9 +36,9 @@ class SessionAttention(Params):
 
     def override(self, model: AttentionConfig) -> AttentionConfig:
         """Return the value of a model's config, replaced where the request has members."""
-        given = {name: getattr(self, name) for name in self.model_fields_set}
+        changes = {name: getattr(self, name) for name in self.model_fields_set}
         values = {name: getattr(model, name) for name in model.__dataclass_fields__}
-        return AttentionConfig(**values | given)
+        return AttentionConfig(**values | changes)
 
 
 class GroupMembers(Params):
@@ -117,7 +117,7 @@ class GroupsParams(SessionMembers):
 
 
 class CompactParams(SessionMembers, SessionGroup):
-    """A new session of one group, whose members stand beside those of the session."""
+    """A new session of one group: members of the group and of the session in one object."""
 
 
 class ModelParams(SessionMembers, GroupMembers):

@@ -1,13 +1,12 @@
 """Step tokens of many sessions in one run: `POST /v1/step`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from rope_core import ConfigError, RopeError, ShapeError
 from rope_core.kvcache.cache import Pending
@@ -23,49 +22,19 @@ from service.sessions.errors import Frozen, KVMemoryFull, SessionError
 from service.sessions.jobs import make_jobs
 from service.sessions.layout import layout_of
 from service.sessions.operations.token_plan import Decision, commit_plan, decide, plan
-from service.sessions.operations.token_request import (
-    STEP,
-    TokenRequest,
-    read_out_dtype,
-)
-from service.sessions.parameters import check_names, flag, whole, whole_list
+from service.sessions.operations.token_request import STEP, TokenRequest
 from service.sessions.runner import PlannedOperation
 from service.sessions.session import Session
-from service.sessions.tensors import read_packed, read_row_lengths
+from service.sessions.step_many_request import Packed, read_packed_request
+from service.sessions.tensors import read_packed
 from service.sessions.translate import translate
 from service.sessions.turns import Turn
 from service.wire import Message
 
-REQUIRED = ("q", "k", "v", "cu_seqlens")
-TENSORS = (*REQUIRED, "positions")
-PARAMS = (
-    *("sessions", "layer", "layers", "expected_lengths", "expected_generations"),
-    *("return_lse", "out_dtype", "backend"),
-)
-
-MAX_SESSIONS = 1024
-"""Most sessions of one request."""
-
-
-class Packed(NamedTuple):
-    """The message of a request: tokens of all sessions, one after the other."""
-
-    session_ids: list[str]
-    layers: list[int | None]
-    """Of each session; None: of the only one."""
-    expected_lengths: list[int | None]
-    expected_generations: list[int | None]
-    return_lse: bool
-    out_dtype: torch.dtype | None
-    backend: str | None
-    tensors: Mapping[str, Tensor]
-    row_lengths: list[int]
-    """Tokens of each row of all sessions."""
-
 
 @dataclass(slots=True)
 class Part:
-    """What a request asks of one session, and what becomes of it."""
+    """The part of a request that is for one session, and its result."""
 
     session_id: str
     session: Session | None = None
@@ -87,7 +56,7 @@ class Part:
         self.result = {"session": self.session_id, **document, **problem.members}
 
     def commit(self) -> None:
-        """Move the lengths, and tell them in the result."""
+        """Commit the plan, and put the new lengths into the result."""
         assert self.session is not None, "the part was planned"
         assert self.pending is not None, "the part was planned"
         assert self.decision is not None, "the part was planned"
@@ -110,7 +79,7 @@ async def run(
     Raises:
         ServiceError, RopeError: the request cannot be read or run; all sessions are unchanged.
     """
-    packed = read(message, services)
+    packed = read_packed_request(message, services)
     del message
     parts = _find_all(services, packed, context)
     shape = _AnswerShape.of(packed)
@@ -163,50 +132,6 @@ async def _restore_all(
     return seconds
 
 
-def read(message: Message, services: SessionServices) -> Packed:
-    """Return what a message asks for, as far as no session is needed.
-
-    Raises:
-        UnknownName, MissingTensor, ConfigError, ShapeError: the message does not fit.
-    """
-    values = check_names(message, PARAMS, TENSORS, REQUIRED)
-    ids = values.get("sessions")
-    if not isinstance(ids, list) or not ids or not all(isinstance(each, str) for each in ids):
-        raise ConfigError("sessions", "a list of ids", type(ids).__name__)
-    if len(ids) > MAX_SESSIONS:
-        raise ConfigError("sessions", f"at most {MAX_SESSIONS} ids", len(ids))
-    if len(set(ids)) < len(ids):
-        raise ConfigError("sessions", "a list in which each session is once", "one twice")
-    q = message.tensors["q"]
-    for name in ("q", "k", "v"):
-        x = message.tensors[name]
-        if x.ndim != 3 or x.shape[0] != q.shape[0]:
-            raise ShapeError(name, "[tokens, heads, width], as many tokens as q", [*x.shape])
-    positions = message.tensors.get("positions")
-    if positions is not None and (not positions.ndim or positions.shape[-1] != q.shape[0]):
-        raise ShapeError(
-            "positions", "[tokens], as many as q, or [axes, tokens]", [*positions.shape]
-        )
-    layers: list[int | None] = [whole(values, "layer", None)] * len(ids)
-    if "layers" in values:
-        if "layer" in values:
-            raise ConfigError("layer", "absent if layers is given", values["layer"])
-        layers = whole_list(values, "layers")
-        if len(layers) != len(ids):
-            raise ConfigError("layers", f"a list of {len(ids)}, one a session", len(layers))
-    return Packed(
-        ids,
-        layers,
-        _numbers_or_null(values, "expected_lengths", len(ids)),
-        _numbers_or_null(values, "expected_generations", len(ids)),
-        flag(values, "return_lse"),
-        read_out_dtype(values),
-        services.choose_backend(values.get("backend")),
-        message.tensors,
-        read_row_lengths(message.tensors["cu_seqlens"], q.shape[0]),
-    )
-
-
 def _find_all(services: SessionServices, packed: Packed, context: RequestContext) -> list[Part]:
     """Return a part for each session, with the tokens of its rows.
 
@@ -222,12 +147,12 @@ def _find_all(services: SessionServices, packed: Packed, context: RequestContext
             part.fail(error)
         parts.append(part)
     num_rows = len(packed.row_lengths)
-    known = sum(part.session.cache.batch for part in parts if part.session is not None)
+    num_known = sum(part.session.cache.batch for part in parts if part.session is not None)
     missing = [part for part in parts if part.session is None]
-    # the rows of a session that is not there are those that are left
-    each = num_rows - known if len(missing) == 1 else 1
-    if known + each * len(missing) != num_rows or each < 0:
-        got = f"{num_rows} sequences for {known} rows"
+    # a single missing session gets the rows that the others leave; several get one row each
+    each = num_rows - num_known if len(missing) == 1 else 1
+    if num_known + each * len(missing) != num_rows or each < 0:
+        got = f"{num_rows} sequences for {num_known} rows"
         raise ConfigError("cu_seqlens", "as many sequences as the sessions have rows", got)
     bounds = [0, *accumulate(packed.row_lengths)]
     row = 0
@@ -355,14 +280,3 @@ class _AnswerShape(NamedTuple):
             completed=completed,
             backend=outputs[0].backend if outputs else "",
         )
-
-
-def _numbers_or_null(values: Mapping[str, Any], name: str, count: int) -> list[int | None]:
-    """Return a number or None for each session."""
-    numbers = values.get(name)
-    if numbers is None:
-        return [None] * count
-    if not isinstance(numbers, list) or len(numbers) != count:
-        expected = f"a list of {count} numbers, or null where there is no guard"
-        raise ConfigError(name, expected, type(numbers).__name__)
-    return [whole({name: number}, name, None) for number in numbers]

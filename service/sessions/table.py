@@ -16,7 +16,7 @@ from service.sessions.turns import do_nothing
 
 
 class SessionTable:
-    """For the event loop's thread. It has one timer, at the next expiry.
+    """The live sessions. For the event loop's thread. It has one timer, at the next expiry.
 
     Args:
         ids: makes and checks ids.
@@ -68,13 +68,13 @@ class SessionTable:
             raise NoSession if reason is None else SessionGone(reason)
         return self.use(session, tenant, renew=renew)
 
-    def find_by_name(self, name: str, tenant: Tenant, *, renew: bool = True) -> Session:
-        """Return the live session that has a name. Raises NoSession."""
+    def find_by_name(self, name: str, tenant: Tenant) -> Session:
+        """Return the live session that has a name; renew its lease. Raises NoSession."""
         sessions = self._tenants.get(tenant.name)
         session = None if sessions is None else sessions.find(name)
         if session is None:
             raise NoSession
-        return self.use(session, tenant, renew=renew)
+        return self.use(session, tenant)
 
     def use(self, session: Session, tenant: Tenant, *, renew: bool = True) -> Session:
         """Return a session of the tenant if it lives; renew its lease. Raises SessionGone."""
@@ -101,7 +101,7 @@ class SessionTable:
         """Return live sessions of a tenant, oldest first, and the cursor of the next page.
 
         Args:
-            tenant: whose sessions.
+            tenant: owner of the sessions.
             labels: a session must have all of them.
             name: a session must have this name.
             cursor: of the page before.
@@ -143,7 +143,7 @@ class SessionTable:
             self.end(session, reason)
 
     def undo_create(self, sessions: Sequence[Session]) -> None:
-        """Remove new sessions of which clients do not know yet, without a trace."""
+        """Remove new sessions that no client knows yet, without tombstones and without counting."""
         for session in sessions:
             if session.ended is None:
                 self._remove(session, "deleted")

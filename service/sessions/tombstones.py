@@ -10,7 +10,7 @@ KEPT_S = 3600.0
 """Time for which a tombstone is kept."""
 
 MAX_TOMBSTONES = 65_536
-"""Most tombstones; the oldest give way."""
+"""Most tombstones; the oldest are removed first."""
 
 _REASONS: Final[tuple[GoneReason, ...]] = get_args(GoneReason)
 

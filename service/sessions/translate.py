@@ -1,4 +1,4 @@
-"""The error that answers a request, for each error of a cache."""
+"""Translate errors of a cache into errors of the service."""
 
 from rope_core.kvcache import errors as core
 from service.errors import ServiceError
@@ -20,8 +20,8 @@ def translate(
 
     Args:
         error: of the cache.
-        session: whose operation failed; None where there is none yet.
-        creates: whether the request asked for another session, which another replica may have.
+        session: the session of the failed operation; None if it does not exist yet.
+        creates: whether the request creates a session: then another replica may have memory.
     """
     length = [] if session is None else session.cache.length
     generation = 0 if session is None else session.cache.generation

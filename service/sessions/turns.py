@@ -87,7 +87,7 @@ class Turn:
             raise
 
     def keep(self) -> None:
-        """Keep the turn after the `async with` block; whoever calls this calls `release` later."""
+        """Keep the turn after the `async with` block; the caller must call `release` later."""
         self._is_kept = True
 
     def release(self) -> None:

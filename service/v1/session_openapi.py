@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from service.asgi.problems import PROBLEMS
-from service.sessions import paths, step_many
+from service.sessions import changes, paths, step_many_request
 from service.sessions.operations import attach, fork
 from service.sessions.operations.moves import MoveOperation
 from service.sessions.operations.places import EVICT, SHIFT
@@ -50,8 +50,8 @@ REQUESTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     **{each.name: ((), (*each.params, *COMMON)) for each in _STRUCTURAL},
     "attach": ((), attach.PARAMS),
     "fork": ((), fork.PARAMS),
-    "change": ((), ("name", "labels", "ttl_s", "pinned", "frozen")),
-    "step_many": (step_many.TENSORS, step_many.PARAMS),
+    "change": ((), changes.MEMBERS),
+    "step_many": (step_many_request.TENSORS, step_many_request.PARAMS),
 }
 """Tensors and parameters of each operation."""
 
@@ -205,17 +205,17 @@ def _operation(
     parameters: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the description of a route and a method."""
-    about = DESCRIPTIONS["operations"][name]
+    description = DESCRIPTIONS["operations"][name]
     operation: dict[str, Any] = {
         "tags": [TAG],
         "operationId": f"session_{name}",
-        "summary": about["summary"],
-        "description": about["description"],
+        "summary": description["summary"],
+        "description": description["description"],
         "parameters": [*HEADERS, *parameters],
     }
     if request is not None:
         content = content_of(request)
-        content["application/json"]["examples"] = {"example": {"value": about["example"]}}
+        content["application/json"]["examples"] = {"example": {"value": description["example"]}}
         operation["requestBody"] = {"required": True, "content": content}
     statuses = sorted({status.value for status, _ in PROBLEMS.values()})
     refusals = {

@@ -2,26 +2,23 @@
 
 A message is a safetensors body. Among its parameters are `op`, `seq`, a number that the answer
 repeats, and on `/v1/stream` `session`, the id of the session. All others are those of the
-operation. This module knows no frames: `service.server.websocket` reads and sends them.
+operation. Frames are the task of `service.server.websocket`.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
-import orjson
-
-from rope_core import ConfigError
 from service.access.gate import Gate
 from service.access.tenant import ANONYMOUS, Tenant
-from service.asgi.problems import code_of, problem_for
+from service.asgi.problems import code_of
 from service.batching.admission import Admission, Charge
-from service.errors import BadMessage, ServiceError, UnknownName
+from service.errors import ServiceError
 from service.inference.handler import InferenceHandler, RequestContext
-from service.sessions.handler import SessionAnswer
-from service.wire import Buffer, Message, Parameters, params_key, safetensors_codec
+from service.sessions.answer import SessionAnswer
+from service.v1.session_messages import encode_answer, encode_failure, read_request
+from service.wire import Buffer, Message
 
 STREAM_ROUTE = "/v1/stream"
 """A stream whose messages name their sessions."""
@@ -31,27 +28,8 @@ SESSION_STREAM_ROUTE = "/v1/sessions/{id}/stream"
 
 STREAM_ROUTES = STREAM_ROUTE, SESSION_STREAM_ROUTE
 
-GUARDED = frozenset(("append", "step", "truncate"))
-"""Operations that must have `expected_length`: a client cannot know how far its messages came when
-the stream breaks."""
-
-OPERATIONS = GUARDED | frozenset(
-    (
-        *("attend", "select_tail", "evict", "shift", "rebase", "reorder", "attach", "fork"),
-        "inspect",
-    )
-)
-
-MAX_HEADER_BYTES = 2**18
-"""Longest header of a message. It is parsed on the event loop: messages keep their order."""
-
-MAX_SEQ = 2**63 - 1
-
 ANSWER_COPIES = 2
 """The tensors of an answer, and the frame that is sent."""
-
-_BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-"""Statuses whose problems say when the client may try again."""
 
 
 class SessionOperations(Protocol):
@@ -82,15 +60,6 @@ class StreamAnswer(NamedTuple):
 
     data: Buffer
     is_failure: bool
-
-
-class StreamRequest(NamedTuple):
-    """A message, parsed."""
-
-    session_id: str
-    operation: str
-    timeout_s: float | None
-    message: Message
 
 
 @dataclass(slots=True, eq=False)
@@ -162,7 +131,7 @@ class SessionStream:
         try:
             refusal = self._admit(call)
             data, call.data = call.data, b""
-            request = self._read(data, named)
+            request = read_request(data, self.session_id, named)
             del data
             if refusal is not None:
                 raise refusal  # noqa: TRY301 - it is answered with the number of its message
@@ -178,10 +147,10 @@ class SessionStream:
             )
             del request  # the tensors are freed when the call has run
             answer = await running
-            call.answer = StreamAnswer(_encode(answer, named), is_failure=False)
+            call.answer = StreamAnswer(encode_answer(answer, named), is_failure=False)
         except Exception as failure:
             code = code_of(failure)
-            call.answer = StreamAnswer(_describe(failure, named), is_failure=True)
+            call.answer = StreamAnswer(encode_failure(failure, named), is_failure=True)
         except BaseException as cancelled:
             code = code_of(cancelled)
             raise
@@ -225,87 +194,3 @@ class SessionStream:
                 self.tenant = gate.authorize(self._path, self._authorization)
                 self._keys = gate.keys
         return self.tenant
-
-    def _read(self, data: Buffer, named: dict[str, Any]) -> StreamRequest:
-        """Parse a message.
-
-        Args:
-            data: the message.
-            named: gets `seq` and `op`, which the answer repeats, as soon as they are known.
-
-        Raises:
-            BadMessage, BadTensor: the message cannot be read.
-            ConfigError, UnknownName: a parameter is missing or has another value than it may have.
-        """
-        size = safetensors_codec.long_text_bytes(data)
-        if size > MAX_HEADER_BYTES:
-            raise BadMessage(
-                f"the header of a message may be at most {MAX_HEADER_BYTES:,} bytes, got {size:,}"
-            )
-        message = safetensors_codec.decode(data, is_repeated=False).message
-        values = {**message.params.values}
-        seq = values.pop("seq", None)
-        if type(seq) is not int or not 0 <= seq <= MAX_SEQ:
-            raise ConfigError("seq", "a whole number from 0 to 2**63 - 1", _shown(seq))
-        named["seq"] = seq
-        operation = values.pop("op", None)
-        if not isinstance(operation, str):
-            raise ConfigError("op", "the name of an operation", _shown(operation))
-        if operation not in OPERATIONS:
-            raise UnknownName("operation", operation, sorted(OPERATIONS))
-        named["op"] = operation
-        session_id = self._session_id(values.pop("session", None))
-        timeout_ms = values.pop("timeout_ms", None)
-        if timeout_ms is not None and (type(timeout_ms) is not int or timeout_ms < 1):
-            raise ConfigError("timeout_ms", "whole milliseconds, at least 1", _shown(timeout_ms))
-        if operation in GUARDED and values.get("expected_length") is None:
-            raise ConfigError("expected_length", f"given for {operation} over a stream", "none")
-        try:
-            params = Parameters(values, params_key(values))
-        except orjson.JSONEncodeError:
-            raise BadMessage("parameters are nested too deep") from None
-        timeout_s = None if timeout_ms is None else timeout_ms / 1e3
-        return StreamRequest(session_id, operation, timeout_s, Message(message.tensors, params))
-
-    def _session_id(self, given: Any) -> str:
-        """Return the id of a message's session.
-
-        Raises:
-            ConfigError: the message names none, or another one than the path.
-        """
-        session_id = self.session_id
-        if given is None and session_id is not None:
-            return session_id
-        if not isinstance(given, str):
-            raise ConfigError("session", "the id of a session", _shown(given))
-        if session_id not in (None, given):
-            expected = "the session of the path; the stream of /v1/stream takes all sessions"
-            raise ConfigError("session", expected, "another one")
-        return given
-
-
-def _encode(answer: SessionAnswer, named: dict[str, Any]) -> bytes:
-    """Return the body of an answer, with the number and the operation of its message."""
-    members = answer.message.params.key[1:-1].strip()
-    key = b'{"seq":%d,"op":"%b"%b%b}' % (
-        named["seq"],
-        named["op"].encode(),
-        b"," if members else b"",
-        members,
-    )
-    params = Parameters({}, key)
-    return b"".join(safetensors_codec.encode(Message(answer.message.tensors, params)))
-
-
-def _describe(failure: Exception, named: dict[str, Any]) -> bytes:
-    """Return the text of the problem document for a failure."""
-    problem = problem_for(failure)
-    document = problem.as_dict() | named
-    if problem.status in _BUSY:
-        document["retry_after_s"] = getattr(failure, "retry_after_s", 1)
-    return orjson.dumps(document)
-
-
-def _shown(value: Any) -> str:
-    """Return the kind of a value: values may be long, or be ids of sessions."""
-    return "none" if value is None else f"another value ({type(value).__name__})"

@@ -1,4 +1,4 @@
-"""Exports and imports of sessions over HTTP: bodies that are streamed, whatever their length."""
+"""Exports and imports of sessions over HTTP: bodies of any length are streamed."""
 
 import asyncio
 import time
@@ -175,7 +175,7 @@ async def receive_import(
 ) -> SessionAnswer:
     """Fill a new session with a body as it arrives, and return its document.
 
-    Nobody sees the session before all bytes have come, and there is none after an error.
+    The session exists once all bytes have been received; after an error there is none.
 
     Raises:
         SessionError, ServiceError, RopeError: there is no new session.

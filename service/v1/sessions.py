@@ -15,19 +15,18 @@ from service.errors import (
     BadHeader,
     BadQuery,
     TimedOut,
-    UnknownName,
     UnsupportedMediaType,
     printable,
 )
 from service.inference.handler import RequestContext
 from service.sessions import paths
-from service.sessions.answer import SessionAnswer
+from service.sessions.answer import NO_MESSAGE, SessionAnswer
 from service.sessions.errors import OperationTimedOut, SessionGone
 from service.sessions.handler import CreateOptions, SessionHandler
 from service.sessions.idempotency import request_digest
 from service.sessions.parameters import TENSORS
 from service.sessions.paths import EXPORT, OPERATIONS, SESSIONS, STEP_MANY
-from service.sessions.transfer.query import read_query
+from service.sessions.transfer.query import read_query, read_unique
 from service.v1.http_params import HEADER
 from service.v1.routes import SHORT_BODY_BYTES
 from service.v1.session_transfer import (
@@ -45,7 +44,6 @@ from service.wire import (
     negotiate_response_codec,
     safetensors_codec,
 )
-from service.wire.message import Message
 
 METHODS: Mapping[str, tuple[str, ...]] = {
     SESSIONS: ("GET", "POST"),
@@ -70,12 +68,8 @@ _OPERATIONS: Mapping[tuple[str, str], str] = {
 _RUNS = frozenset(("step", "append", "attend"))
 """Operations that wait for the device."""
 
-_LIST_PARAMS = ("label", "name", "cursor", "limit")
-
 INLINE_DIGEST_BYTES = 2**17
 """Largest body that is hashed on the event loop."""
-
-_NO_MESSAGE = Message({})
 
 _NO_QUERY = "this route has no parameters in the query: send them in the body"
 
@@ -159,7 +153,7 @@ class SessionRoutes:
                 await send_export(self._handler, session_id, query, context, receive, send)
                 return
             if method == "DELETE":
-                await self._handler.call(session_id, "delete", _NO_MESSAGE, context)
+                await self._handler.call(session_id, "delete", NO_MESSAGE, context)
                 await io.send(send, 204, [], [])
                 return
             codec = codec_for(headers.get(b"content-type"))
@@ -217,22 +211,13 @@ class SessionRoutes:
             if query:
                 raise BadQuery("this route has no parameters in the query")
             return self._handler.inspect(session_id, tenant)
-        labels, one = [], {}
-        for name, value in read_query(query):
-            if name not in _LIST_PARAMS:
-                raise UnknownName("parameter", name, [*_LIST_PARAMS])
-            if name == "label":
-                labels.append(value)
-            elif name in one:
-                raise BadQuery(f"the query has {name} twice")
-            else:
-                one[name] = value
+        values = read_unique(query, ("name", "cursor", "limit"), repeatable=("label",))
         return self._handler.list(
             tenant,
-            labels=labels,
-            name=one.get("name"),
-            cursor=one.get("cursor"),
-            limit=one.get("limit"),
+            labels=[value for name, value in read_query(query) if name == "label"],
+            name=values.get("name"),
+            cursor=values.get("cursor"),
+            limit=values.get("limit"),
         )
 
     async def _decode(self, codec: Codec, body: Buffer, context: RequestContext) -> Decoded:

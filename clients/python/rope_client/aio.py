@@ -214,7 +214,7 @@ class AsyncClient:
 
         return SessionOpening(opening())
 
-    async def _export(self, call: Call[int], target: transfer.Target, caller: Caller) -> int:
+    async def _export(self, call: Call[int], target: transfer.ExportTarget, caller: Caller) -> int:
         async def attempt(http: httpx.AsyncClient, request: Request) -> Response | RopeClientError:
             try:
                 async with http.stream(**arguments(request)) as response:

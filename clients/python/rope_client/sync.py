@@ -207,7 +207,7 @@ class Client:
 
         return Session(self, self._send(call, Caller.of(sys._getframe(1)), attempt))
 
-    def _export(self, call: Call[int], target: transfer.Target, caller: Caller) -> int:
+    def _export(self, call: Call[int], target: transfer.ExportTarget, caller: Caller) -> int:
         def attempt(http: httpx.Client, request: Request) -> Response | RopeClientError:
             try:
                 with http.stream(**arguments(request)) as response:

@@ -1,4 +1,4 @@
-"""Entries: the numbers of the tokens of a row as a table, `[s, 4]`.
+"""Entries: positions and indices of the tokens of a row as a table, `[s, 4]`.
 
 An entry is (start, base, position shift, index shift) of the tokens from place `start` to the next
 entry: the token at place i has position `base + (i - start) + position shift` and index
@@ -16,9 +16,7 @@ from rope_core.errors import ConfigError, ShapeError
 from rope_core.kvcache.plan import IntArray
 from rope_core.kvcache.row import Row
 from rope_core.kvcache.segment import Segment
-
-MAX_SEGMENTS = 64
-"""Most segments of a row that is imported."""
+from rope_core.kvcache.structure import MAX_SEGMENTS
 
 MAX_SHIFT = 2 * MAX_POSITION
 """Largest shift, and largest base position, of an entry."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rope_core.checks import check_choice
 from rope_core.errors import ConfigError
-from rope_core.kvcache.arguments import check_rows
+from rope_core.kvcache.arguments import check_layer_indices, check_rows
 from rope_core.kvcache.cache import KVCache
 from rope_core.kvcache.reading import rolled_past
 from rope_core.kvcache.row import Row
@@ -94,7 +94,9 @@ def export(
     check_choice("form", form, get_args(Form))
     all_rows, all_layers = range(cache.batch), range(cache.config.num_layers)
     rows = all_rows if rows is None else _ordered(check_rows(cache.batch, rows))
-    layers = all_layers if layers is None else _ordered(_check_layers(cache, layers))
+    if layers is not None:
+        check_layer_indices(len(all_layers), layers)
+    layers = all_layers if layers is None else _ordered(layers)
     if cache.config.kv_dtype != "same":
         raise ConfigError("kv_dtype", '"same" to export', cache.config.kv_dtype)
     groups = sorted({cache.group_of[layer][0] for layer in layers})
@@ -124,15 +126,6 @@ def export(
     tensors += [each for of_layer in heads for each in of_layer]
     lengths = [stops] * len(layers)
     return Export(form, rows, layers, starts, lengths, is_whole, segments, tensors)
-
-
-def _check_layers(cache: KVCache, layers: Sequence[int]) -> Sequence[int]:
-    num_layers = cache.config.num_layers
-    if not layers or not all(0 <= layer < num_layers for layer in layers):
-        raise ConfigError("layers", f"in [0, {num_layers - 1}]", [*layers][:8])
-    if len({*layers}) < len(layers):
-        raise ConfigError("layers", "different", [*layers][:8])
-    return layers
 
 
 def _ordered(numbers: Sequence[int]) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Import: a cache of what a whole export in the form `stored` has."""
+"""Import: make a cache from a whole export of the form `stored`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ from torch import Tensor
 from rope_core.checks import MAX_INDEX
 from rope_core.errors import ConfigError, ShapeError
 from rope_core.kvcache.arena import Arena
-from rope_core.kvcache.arguments import check_batch, check_positions
+from rope_core.kvcache.arguments import check_batch, check_max_tokens, check_positions
 from rope_core.kvcache.cache import KVCache
 from rope_core.kvcache.config import KVConfig
-from rope_core.kvcache.errors import TooManyTokens
 from rope_core.kvcache.row import Row
 from rope_core.kvcache.segment import Segment
 from rope_core.kvcache.table import PageTable
@@ -164,10 +163,7 @@ def _row_segments(
     num_tokens, num_axes = row.length - row.start, config.num_axes
     if not 0 <= row.start <= row.length < MAX_INDEX:
         raise ConfigError("start", f"in [0, {row.length}], of row {number}", row.start)
-    if max_tokens is not None and row.length > max_tokens:
-        raise TooManyTokens(
-            f"row {number} has {row.length:,} tokens, more than max_tokens {max_tokens:,}"
-        )
+    check_max_tokens(number, row.length, max_tokens)
     if [*row.positions.shape] != ([num_tokens] if num_axes == 1 else [num_axes, num_tokens]):
         expected = f"[{num_tokens}]" if num_axes == 1 else f"[{num_axes}, {num_tokens}]"
         raise ShapeError(f"positions.{number}", expected, str([*row.positions.shape]))
@@ -205,8 +201,8 @@ def _first_places(config: KVConfig, number: int, row: RowNumbers) -> list[int]:
 def _add_gone_tokens(segments: list[Segment], start: int, num_axes: int) -> None:
     """Add the tokens before place `start`, of which nothing is left.
 
-    They are part of the first segment if its index is its place. If not, there are holes in the
-    index before it, nobody knows where, and the tokens get the least indices that they can have.
+    They are part of the first segment if its index is its place. If not, the index has holes before
+    it in unknown places, and the tokens get the least indices that they can have.
     """
     if not start:
         return

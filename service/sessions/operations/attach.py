@@ -5,7 +5,7 @@ from service.sessions.answer import SessionAnswer
 from service.sessions.call import SessionCall
 from service.sessions.find_source import find_source
 from service.sessions.operations.structural import COMMON, Guarded, apply_at_turn
-from service.sessions.parameters import MAX_NUMBER, check_names, text, whole, whole_list
+from service.sessions.parameters import MAX_NUMBER, check_names, text, whole, whole_or_list
 from service.sessions.session import Session
 
 PARAMS = ("source", "start", "stop", "position", *COMMON)
@@ -21,11 +21,7 @@ async def run(call: SessionCall) -> SessionAnswer:
     values = check_names(call.message, PARAMS)
     guarded = Guarded.read("attach", values)
     start, stop = whole(values, "start", 0), whole(values, "stop", None)
-    position = values.get("position")
-    if isinstance(position, list):
-        position = whole_list(values, "position", least=-MAX_NUMBER)
-    else:
-        position = whole(values, "position", None, least=-MAX_NUMBER)
+    position = whole_or_list(values, "position", None, least=-MAX_NUMBER)
     source = find_source(call.services.registry, text(values, "source"), call.context.tenant)
     if source.configuration_digest != call.session.configuration_digest:
         expected = "a session with the same groups, dtype and kv_dtype"

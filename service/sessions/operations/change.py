@@ -1,4 +1,4 @@
-"""Change what a session is called and how long it lives (PATCH), and delete it."""
+"""PATCH a session (name, labels, lease, pin, snapshot), and delete it."""
 
 from service.sessions.answer import SessionAnswer, message_of
 from service.sessions.call import SessionCall

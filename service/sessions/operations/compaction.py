@@ -1,4 +1,4 @@
-"""Join segments of a row where an operation has left many."""
+"""Join segments of a row after an operation has split it into many."""
 
 from rope_core.kvcache.cache import Pending
 from rope_core.kvcache.errors import KVCacheError
@@ -26,7 +26,7 @@ def plan_compaction(call: SessionCall) -> Pending | None:
 
 
 async def compact(call: SessionCall, turn: Turn, pending: Pending) -> None:
-    """Run a plan; then the turn ends. The operation before it counts, whatever comes of this.
+    """Run a plan; then the turn ends. The operation before it is committed in any case.
 
     Raises:
         OperationTimedOut: the deadline has passed; the operation is committed.

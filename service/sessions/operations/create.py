@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from rope_core import ConfigError
 from rope_core.kvcache.cache import KVCache
 from service.errors import UnknownName
 from service.inference.handler import RequestContext
@@ -18,7 +17,7 @@ from service.sessions.documents import document
 from service.sessions.operations import tokens
 from service.sessions.operations.token_request import APPEND
 from service.sessions.paths import PREFIX
-from service.sessions.quotas import check_rows
+from service.sessions.quotas import check_max_tokens, check_rows
 from service.sessions.session import Session, SessionOptions
 from service.sessions.session_params import CompactParams, ModelParams, read_session_params
 from service.wire import Message
@@ -55,8 +54,7 @@ async def run(
     for index, each in sinks.items():
         configuration = with_sinks(configuration, index, each)
     batch, max_tokens = check_rows(params.batch), params.max_tokens
-    if max_tokens is not None and max_tokens < 1:
-        raise ConfigError("max_tokens", "a whole number of at least 1", max_tokens)
+    check_max_tokens(max_tokens)
     if isinstance(params, CompactParams) and tensors and "layer" not in of_append:
         of_append |= _all_layers(configuration, tensors)
     arena = await services.get_arena(context)
@@ -91,7 +89,7 @@ async def run(
 def answer_of(
     services: SessionServices, session: Session, warnings: tuple[str, ...] = ()
 ) -> SessionAnswer:
-    """Return the answer that tells of a new session."""
+    """Return the answer with the document of a new session."""
     now = services.registry.clock()
     values = document(session, now)
     if warnings:
@@ -120,7 +118,7 @@ def _split_tensors(
 
 
 def _all_layers(configuration: Configuration, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return `layers` of an append whose tensors have an axis of layers."""
+    """Return the parameter `layers` for tensors that have an axis of layers; else nothing."""
     num_axes = tensors["k"].ndim if "k" in tensors else 0
     if num_axes != (5 if "cu_seqlens" not in tensors else 4):
         return {}

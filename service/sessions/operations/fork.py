@@ -16,11 +16,8 @@ from service.sessions.parameters import (
     whole_or_list,
 )
 from service.sessions.paths import PREFIX
-from service.sessions.quotas import MAX_ROWS
+from service.sessions.quotas import MAX_FORKS, MAX_ROWS
 from service.sessions.session import Session, SessionOptions
-
-MAX_FORKS = 64
-"""Most forks of one request."""
 
 PARAMS = ("rows", "length", "count", "strict", "name", "labels", "ttl_s", "max_age_s", "evictable")
 
@@ -61,7 +58,7 @@ async def run(call: SessionCall) -> tuple[SessionAnswer, list[Session]]:
 
 
 def answer_of(services: SessionServices, forks: Sequence[Session]) -> SessionAnswer:
-    """Return the answer that tells the ids and the documents of new sessions."""
+    """Return the answer with the ids and the documents of new sessions."""
     now = services.registry.clock()
     values = {
         "ids": [fork.id.text for fork in forks],

@@ -16,7 +16,7 @@ from service.sessions.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What a request changes, as far as it can be read without the session's state."""
+    """A checked request, ready to be planned at the turn of the session."""
 
     plan: Callable[[Session], Pending]
     """Plans the change of a session that has its turn."""
@@ -75,7 +75,7 @@ async def run(call: SessionCall, operation: MoveOperation) -> SessionAnswer:
 
     operation_to_run = PlannedOperation(turn, commit, lambda: cache.discard(pending))
     moves = pending.moves
-    if moves is None or not (moves.moves or moves.copies or moves.clears):
+    if moves is None or moves.is_empty:
         operation_to_run.settle(has_run=True)
         return call.answer(answer)
     job = move_job(moves, move_bytes(moves), services.runner)

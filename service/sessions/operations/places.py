@@ -12,7 +12,6 @@ from service.sessions.parameters import (
     flag,
     rows_of,
     whole,
-    whole_list,
     whole_or_list,
 )
 from service.sessions.session import Session
@@ -34,11 +33,7 @@ def _read_evict(values: Mapping[str, Any]) -> Apply:
 
 def _read_shift(values: Mapping[str, Any]) -> Apply:
     find = _read_range(values)
-    delta = values.get("delta")
-    if isinstance(delta, list):
-        delta = whole_list(values, "delta", least=-MAX_NUMBER)
-    else:
-        delta = whole(values, "delta", least=-MAX_NUMBER)
+    delta = whole_or_list(values, "delta", least=-MAX_NUMBER)
 
     def apply(session: Session) -> None:
         start, stop, rows = find(session)
@@ -63,7 +58,7 @@ def _read_range(values: Mapping[str, Any]) -> Callable[[Session], Range]:
 
 
 def _read_recent(values: Mapping[str, Any]) -> Callable[[Session], Range]:
-    """Return what removes all places between the first `sinks` and the last `recent`."""
+    """Return a function that finds the places between the first `sinks` and the last `recent`."""
     for name in ("start", "stop"):
         if name in values:
             raise ConfigError(name, "absent if sinks and recent are given", values[name])

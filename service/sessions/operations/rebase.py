@@ -10,8 +10,8 @@ from rope_core.kvcache.cache import Pending
 from service.endpoints.rope_params import AnyRope
 from service.errors import printable
 from service.sessions.call import SessionServices
-from service.sessions.configuration import check_rope, rope_document
 from service.sessions.documents import configuration_digest
+from service.sessions.layer_groups import check_rope, rope_document
 from service.sessions.operations.moves import Move, MoveOperation
 from service.sessions.parameters import flag, whole_list
 from service.sessions.session import Session

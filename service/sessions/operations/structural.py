@@ -30,11 +30,6 @@ class StructuralOperation:
     read: Callable[[Mapping[str, Any]], Apply]
     """Checks the parameters, and returns what changes the session at its turn."""
 
-    @property
-    def all_params(self) -> tuple[str, ...]:
-        """Names of all its parameters."""
-        return (*self.params, *COMMON)
-
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
@@ -84,7 +79,7 @@ async def run(call: SessionCall, operation: StructuralOperation) -> SessionAnswe
         SessionError, ServiceError, RopeError: the session is unchanged.
     """
     call.check_not_frozen()
-    values = check_names(call.message, operation.all_params)
+    values = check_names(call.message, (*operation.params, *COMMON))
     guarded = Guarded.read(operation.name, values)
     apply = operation.read(values)
     return await apply_at_turn(call, await call.take_turn(), guarded, apply)

@@ -1,4 +1,4 @@
-"""Decide what the state of a session makes of a step, an append or an attend, and plan it."""
+"""Check a step, an append or an attend against the state of its session, and plan it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from service.wire.elements import memory_at, view_as_bytes
 
 
 class Decision(NamedTuple):
-    """What the state of the session makes of a request."""
+    """The result of the check of a request against the state of its session."""
 
     rows: list[int]
     is_repeat: bool

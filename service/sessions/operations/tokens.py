@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rope_core.kvcache.run import LayerOutput
 from service.errors import TimedOut
-from service.sessions.answer import NO_TENSORS, SessionAnswer
+from service.sessions.answer import NO_MESSAGE, NO_TENSORS, SessionAnswer
 from service.sessions.call import SessionCall
 from service.sessions.errors import OperationTimedOut
 from service.sessions.jobs import make_jobs
@@ -22,9 +22,6 @@ from service.sessions.operations.token_request import (
 )
 from service.sessions.runner import PlannedOperation
 from service.sessions.session import Session
-from service.wire import Message
-
-NO_MESSAGE = Message({})
 
 INLINE_DIGEST_BYTES = 2**20
 """Most bytes of new keys and values whose digests are computed on the event loop: 0.1 ms."""

@@ -14,7 +14,9 @@ def _read(values: Mapping[str, Any]) -> Apply:
     length = whole_or_list(values, "length", None)
     drop = whole(values, "drop", None)
     if (length is None) == (drop is None):
-        raise ConfigError("length", "given, or drop, and not both", "both" if drop else "neither")
+        raise ConfigError(
+            "length", "given, or drop, and not both", "neither" if drop is None else "both"
+        )
 
     def apply(session: Session) -> None:
         cache = session.cache

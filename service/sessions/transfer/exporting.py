@@ -20,14 +20,14 @@ from service.wire.elements import view_as_bytes
 FORMAT_VERSION = 1
 
 MEMORY_BYTES = 3 * PIECE_BYTES
-"""Memory that an export takes besides the pages: a piece, its copy, and what is being sent."""
+"""Memory of an export in addition to the pages: a piece, its copy, and the bytes being sent."""
 
 
 @dataclass(slots=True)
 class SessionExport:
-    """The body of an export. The pages are held until `close`, whatever the session does.
+    """The body of an export. Its pages are kept until `close`, even if the session changes or ends.
 
-    The session goes on: its next append copies the last page of each row.
+    The next append to the session copies the last page of each row.
     """
 
     snapshot: KVCache

@@ -11,7 +11,7 @@ from service.wire.elements import view_as_tensor
 
 
 class ImportedBody:
-    """Takes the data of an import piece by piece.
+    """Receives the data of an import piece by piece.
 
     First `take_numbers` until the positions and the segments are there; then `make_cache`; then
     `write` until the end; then `finish`.

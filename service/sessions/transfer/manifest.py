@@ -1,4 +1,4 @@
-"""The header of an import: everything that is known of a session before its bytes arrive."""
+"""The header of an import: configuration, lengths and tensors, checked before any data."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from rope_core.kvcache.transfer.digest import rope_digest
 from service.endpoints.rope_resolver import RopeResolver
 from service.errors import BadMessage, MissingTensor, UnknownName, printable
 from service.sessions.configuration import Configuration, configure
-from service.sessions.quotas import check_rows
+from service.sessions.quotas import check_max_tokens, check_rows
 from service.sessions.session_params import read_session_params
 from service.sessions.transfer.exporting import FORMAT_VERSION
 from service.wire.safetensors_codec import Entry, Header
@@ -116,8 +116,7 @@ def _configuration(
         raise ConfigError("configuration.groups", "given", "none")
     params = read_session_params(members)
     check_rows(params.batch)
-    if params.max_tokens is not None and params.max_tokens < 1:
-        raise ConfigError("max_tokens", "a whole number of at least 1", params.max_tokens)
+    check_max_tokens(params.max_tokens)
     configuration = configure(params, resolver)
     config = configuration.config
     if config.kv_dtype != "same" or values.get("kv_dtype") != config.kv_dtype:
@@ -207,8 +206,8 @@ def _tensors(
                 raise ShapeError(name, expected_text, num_kept)
             heads.append(HeadsEntry(layer, row, is_keys, num_kept, width, entry))
         else:
-            known = ["positions.0", "segments.0", "k.0.0", "v.0.0"]
-            raise UnknownName("tensor", name, known, "tensors are those of layers and rows")
+            examples = ["positions.0", "segments.0", "k.0.0", "v.0.0"]
+            raise UnknownName("tensor", name, examples, "tensors are those of layers and rows")
     _check_complete(header, len(groups), len(lengths))
     return numbers, heads
 

@@ -1,4 +1,4 @@
-"""The queries of exports and imports."""
+"""The queries of exports, imports and lists."""
 
 import math
 import re
@@ -44,7 +44,7 @@ def read_query(query: bytes) -> list[tuple[str, str]]:
 
 def read_export_query(query: bytes) -> ExportQuery:
     """Return the parameters of an export. Raises BadQuery, UnknownName."""
-    values = _once(query, ExportQuery._fields)
+    values = read_unique(query, ExportQuery._fields)
     form = values.get("form", "stored")
     if form not in _FORMS:
         raise BadQuery(f"form must be {', '.join(_FORMS)}, got {printable(form)}")
@@ -68,7 +68,7 @@ def read_import_query(query: bytes) -> SessionOptions:
         BadQuery, UnknownName: the query is none of an import.
     """
     labels = [value for name, value in read_query(query) if name == "label"]
-    values = _once(query, ("ttl_s", "max_age_s", "name"), more=("label",))
+    values = read_unique(query, ("ttl_s", "max_age_s", "name"), repeatable=("label",))
     return SessionOptions(
         ttl_s=_seconds(values, "ttl_s"),
         max_age_s=_seconds(values, "max_age_s"),
@@ -77,14 +77,25 @@ def read_import_query(query: bytes) -> SessionOptions:
     )
 
 
-def _once(query: bytes, names: Collection[str], more: Collection[str] = ()) -> Mapping[str, str]:
-    """Return the values of names that a query may have once; `more` may be there several times."""
+def read_unique(
+    query: bytes, names: Collection[str], repeatable: Collection[str] = ()
+) -> Mapping[str, str]:
+    """Return the values of the parameters `names`, each of which a query may have once.
+
+    Args:
+        query: of the request.
+        names: of the parameters.
+        repeatable: names of further parameters, which are allowed and are not returned.
+
+    Raises:
+        BadQuery, UnknownName: the query has another parameter, or one of `names` twice.
+    """
     values: dict[str, str] = {}
     for name, value in read_query(query):
-        if name in more:
+        if name in repeatable:
             continue
         if name not in names:
-            raise UnknownName("parameter", name, [*names, *more])
+            raise UnknownName("parameter", name, [*names, *repeatable])
         if name in values:
             raise BadQuery(f"the query has {name} twice")
         values[name] = value

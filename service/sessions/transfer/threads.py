@@ -1,4 +1,4 @@
-"""Work on a thread whose memory must stay as it is until the work has ended."""
+"""Run work on a thread to its end, also after a cancellation: it uses memory of the caller."""
 
 import asyncio
 from collections.abc import Callable

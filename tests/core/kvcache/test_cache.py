@@ -374,5 +374,4 @@ def test_groups_are_checked():
         KVConfig(groups=(group(),), dtype=torch.float64)
     one = KVConfig(groups=(group(),), dtype=torch.float32)
     other = KVConfig(groups=(group(rope=RopeConfig.of(8, theta=5.0)),), dtype=torch.float32)
-    assert one.digest != other.digest
     assert one.batch_key(one.groups[0]) == other.batch_key(other.groups[0])

@@ -10,7 +10,7 @@ import pytest
 
 from rope_client import AsyncClient, Client
 from rope_client.errors import RopeClientError, UnexpectedAnswer
-from rope_client.sessions.transfer import Target
+from rope_client.sessions.transfer import ExportTarget
 from tests.service.planned.servers import running
 
 SIZES: dict[str, Any] = {"heads": 2, "kv_heads": 1, "head_dim": 8}
@@ -70,12 +70,12 @@ def test_an_export_that_breaks_leaves_the_file_before(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"before")
     with pytest.raises(UnexpectedAnswer, match="ends after 3"):
-        _write_too_little(Target(path))
+        _write_too_little(ExportTarget(path))
     assert [*tmp_path.iterdir()] == [path]
     assert path.read_bytes() == b"before"
 
 
-def _write_too_little(target: Target) -> None:
+def _write_too_little(target: ExportTarget) -> None:
     with target.attempt() as writer:
         writer.write(b"new")
         writer.check("4")
@@ -84,7 +84,7 @@ def _write_too_little(target: Target) -> None:
 def test_an_attempt_overwrites_what_the_one_before_has_written() -> None:
     file = io.BytesIO(b"head")
     file.seek(4)
-    target = Target(file)
+    target = ExportTarget(file)
     for piece in (b"longer", b"new"):
         with target.attempt() as writer:
             writer.write(piece)

@@ -9,10 +9,8 @@ from anyio.abc import ByteStream
 from rope_client.call import Response
 from rope_client.errors import ConnectionFailed, TimedOut
 from rope_client.sessions.endpoint import StreamEndpoint
-from rope_client.sessions.frames import Frames
+from rope_client.sessions.frames import READ_BYTES, Frames
 from rope_client.transport import CONNECT_TIMEOUT_S, lasting_if_tls
-
-_READ_BYTES = 1 << 18
 
 
 class AsyncConnection:
@@ -83,7 +81,7 @@ class AsyncConnection:
 
     async def _read(self) -> None:
         try:
-            data = await self._stream.receive(_READ_BYTES)
+            data = await self._stream.receive(READ_BYTES)
         except anyio.EndOfStream:
             data = b""
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 
 from rope_client.attempts import Answered, Attempts, Request
-from rope_client.call import Call, Options, Response
+from rope_client.call import Call, Response
 from rope_client.errors import ConnectionFailed, RopeClientError, UnexpectedAnswer
 from rope_client.methods import described_by
 from rope_client.rope_warning import Caller
 from rope_client.sessions import calls, transfer
 from rope_client.sessions.aconnection import AsyncConnection
-from rope_client.sessions.bound import AsyncOperations, Described
+from rope_client.sessions.bound import AsyncOperations, SessionProperties
 from rope_client.sessions.document import SessionDocument
 from rope_client.sessions.operation import Operation
 from rope_client.sessions.session import DELETE_TIMEOUT_S
 from rope_client.sessions.state import SessionState
-from rope_client.transport import StrPath
 
 if TYPE_CHECKING:
     from rope_client.aio import AsyncClient
@@ -31,7 +30,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def _asks(
+def _call_method(
     build: Callable[Concatenate[str, P], Call[T]], then: Callable[[AsyncSession, T], R]
 ) -> Callable[Concatenate[AsyncSession, P], Coroutine[Any, Any, R]]:
     """Make a method that sends a call, and returns what `then` makes of its answer."""
@@ -40,30 +39,51 @@ def _asks(
     def method(self: AsyncSession, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         caller = Caller.of(sys._getframe(1))
 
-        async def ask() -> R:
+        async def send() -> R:
             async with self.lock:
                 call = build(self.id, *args, **kwargs)
                 return then(self, await self.client._send(lambda: call, caller))
 
-        return ask()
+        return send()
 
     return method
 
 
-def _answer(_: AsyncSession, answer: T) -> T:
+def _export_method(
+    build: Callable[Concatenate[str, P], tuple[Call[int], transfer.ExportTarget]],
+) -> Callable[Concatenate[AsyncSession, P], Coroutine[Any, Any, int]]:
+    """Make a method that writes an export."""
+
+    @described_by(build, num_bound=1)
+    def method(
+        self: AsyncSession, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, int]:
+        caller = Caller.of(sys._getframe(1))
+        call, target = build(self.id, *args, **kwargs)
+
+        async def export() -> int:
+            async with self.lock:
+                return await self.client._export(call, target, caller)
+
+        return export()
+
+    return method
+
+
+def _unchanged(_: AsyncSession, answer: T) -> T:
     return answer
 
 
-def _adopted(session: AsyncSession, document: SessionDocument) -> SessionDocument:
+def _update_state(session: AsyncSession, document: SessionDocument) -> SessionDocument:
     session.state.adopt(document)
     return document
 
 
-def _forked(session: AsyncSession, documents: list[SessionDocument]) -> list[AsyncSession]:
+def _make_sessions(session: AsyncSession, documents: list[SessionDocument]) -> list[AsyncSession]:
     return [AsyncSession(session.client, document) for document in documents]
 
 
-class AsyncSession(Described, AsyncOperations):
+class AsyncSession(SessionProperties, AsyncOperations):
     """A cache of keys and values that the service keeps; `Session` for `AsyncClient`."""
 
     def __init__(self, client: AsyncClient, document: SessionDocument) -> None:
@@ -72,55 +92,13 @@ class AsyncSession(Described, AsyncOperations):
         self.lock = anyio.Lock()
         """Held while an operation runs: each one has the guards of the answer before."""
 
-    inspect = _asks(calls.inspect, _adopted)
-    fork = _asks(calls.fork, _forked)
-    update = _asks(calls.update, _answer)
-    touch = _asks(calls.touch, _answer)
-    freeze = _asks(calls.freeze, _answer)
-    delete = _asks(calls.delete, _answer)
-
-    async def export(
-        self,
-        target: StrPath | BinaryIO,
-        form: transfer.Form = "stored",
-        *,
-        rows: str | None = None,
-        layers: str | None = None,
-        start: int | None = None,
-        stop: int | None = None,
-        strict: bool = False,
-        **options: Unpack[Options],
-    ) -> int:
-        """Write the tokens to a file of safetensors; return its number of bytes.
-
-        The file tells the text as well as the text itself would: keep it as such.
-
-        Args:
-            target: a path, or a file that is open for writing bytes.
-            form: of the keys. `stored`: can be imported, and then answers with the same bits.
-                `positioned`: moved to their positions. `raw`: not rotated.
-            rows: numbers and ranges such as `"0,2-3"`; None: all.
-            layers: as `rows`.
-            start: first place; None: the first that is still there.
-            stop: place behind the last token; None: the length of the shortest layer.
-            strict: raise an error if layers have different lengths.
-            options: of the call; `timeout_s` bounds the time until the first byte.
-        """
-        written = transfer.Target(target)
-        call = transfer.export(
-            self.id,
-            written,
-            form,
-            rows=rows,
-            layers=layers,
-            start=start,
-            stop=stop,
-            strict=strict,
-            **options,
-        )
-        caller = Caller.of(sys._getframe(1))
-        async with self.lock:
-            return await self.client._export(call, written, caller)
+    inspect = _call_method(calls.inspect, _update_state)
+    fork = _call_method(calls.fork, _make_sessions)
+    update = _call_method(calls.update, _unchanged)
+    touch = _call_method(calls.touch, _unchanged)
+    freeze = _call_method(calls.freeze, _unchanged)
+    delete = _call_method(calls.delete, _unchanged)
+    export = _export_method(transfer.export)
 
     def stream(self) -> AsyncStream:
         """Return the operations over a WebSocket, which takes a quarter of the time of HTTP."""

@@ -15,7 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _runs(
+def _operation_method(
     build: Callable[Concatenate[SessionState, P], Operation[T]],
 ) -> Callable[Concatenate["Operations", P], T]:
     @described_by(build, num_bound=1)
@@ -26,10 +26,10 @@ def _runs(
     return method
 
 
-def _awaits(
+def _async_operation_method(
     build: Callable[Concatenate[SessionState, P], Operation[T]],
 ) -> Callable[Concatenate["AsyncOperations", P], Coroutine[Any, Any, T]]:
-    # not `async def`: the frame of the caller is known now, and not when a task of its own runs
+    # not `async def`: a task that runs the coroutine later has another frame than the caller
     @described_by(build, num_bound=1)
     def method(
         self: "AsyncOperations", /, *args: P.args, **kwargs: P.kwargs
@@ -50,16 +50,16 @@ class Operations(ABC):
     def _run(self, build: Callable[[], Operation[T]], caller: Caller) -> T:
         """Build an operation when the one before has been answered, and run it."""
 
-    step = _runs(operations.step)
-    append = _runs(operations.append)
-    attend = _runs(operations.attend)
-    truncate = _runs(operations.truncate)
-    select_tail = _runs(operations.select_tail)
-    evict = _runs(operations.evict)
-    shift = _runs(operations.shift)
-    rebase = _runs(operations.rebase)
-    reorder = _runs(operations.reorder)
-    attach = _runs(operations.attach)
+    step = _operation_method(operations.step)
+    append = _operation_method(operations.append)
+    attend = _operation_method(operations.attend)
+    truncate = _operation_method(operations.truncate)
+    select_tail = _operation_method(operations.select_tail)
+    evict = _operation_method(operations.evict)
+    shift = _operation_method(operations.shift)
+    rebase = _operation_method(operations.rebase)
+    reorder = _operation_method(operations.reorder)
+    attach = _operation_method(operations.attach)
 
 
 class AsyncOperations(ABC):
@@ -72,19 +72,19 @@ class AsyncOperations(ABC):
     async def _run(self, build: Callable[[], Operation[T]], caller: Caller) -> T:
         """Build an operation when the one before has been answered, and run it."""
 
-    step = _awaits(operations.step)
-    append = _awaits(operations.append)
-    attend = _awaits(operations.attend)
-    truncate = _awaits(operations.truncate)
-    select_tail = _awaits(operations.select_tail)
-    evict = _awaits(operations.evict)
-    shift = _awaits(operations.shift)
-    rebase = _awaits(operations.rebase)
-    reorder = _awaits(operations.reorder)
-    attach = _awaits(operations.attach)
+    step = _async_operation_method(operations.step)
+    append = _async_operation_method(operations.append)
+    attend = _async_operation_method(operations.attend)
+    truncate = _async_operation_method(operations.truncate)
+    select_tail = _async_operation_method(operations.select_tail)
+    evict = _async_operation_method(operations.evict)
+    shift = _async_operation_method(operations.shift)
+    rebase = _async_operation_method(operations.rebase)
+    reorder = _async_operation_method(operations.reorder)
+    attach = _async_operation_method(operations.attach)
 
 
-class Described:
+class SessionProperties:
     """What is known of a session without asking the service."""
 
     state: SessionState

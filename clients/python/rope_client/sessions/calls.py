@@ -1,4 +1,4 @@
-"""Calls that make, find, describe and end sessions, and the step of many sessions. Pure."""
+"""Calls that create, list, describe, change and delete sessions. Pure."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def create(
     """Create a session: a cache of keys and values in the service.
 
     Args:
-        preset: name of a model, whose layers the session has.
+        preset: name of a model: the session gets all its layers.
         config: or a model's config: a mapping, a config object of transformers, or a path.
         dtype: of q, k, v and out: a name, or a dtype of numpy, ml_dtypes or torch.
-        batch: rows, sequences of a length of their own.
+        batch: number of rows, each a sequence of its own length.
         max_tokens: longest a row may become; memory for it is reserved. None: memory is taken as
             the rows grow, and an append may find none left.
         timeout_s: deadline of the call.
@@ -62,7 +62,7 @@ def create(
     message = Message(
         arrays, {**set_params, "dtype": _name_of(dtype), "batch": batch, **configuration}
     )
-    return _changing(
+    return _create_sessions(
         "/v1/sessions",
         message,
         lambda response: document_of(readers.members(response)),
@@ -99,7 +99,7 @@ def fork(
         "ttl_s": ttl_s,
         "strict": strict or None,
     }
-    return _changing(
+    return _create_sessions(
         f"/v1/sessions/{session_id}/fork",
         Message({}, {name: value for name, value in params.items() if value is not None}),
         lambda response: list(map(document_of, readers.members(response)["sessions"])),
@@ -131,8 +131,8 @@ def update(
 ) -> Call[SessionDocument]:
     """Change the name, the labels, the lease or the pin of a session; renew its lease."""
     members = {"name": name, "labels": labels, "ttl_s": ttl_s, "pinned": pinned}
-    given = {name: value for name, value in members.items() if value is not None}
-    return _patch(session_id, given, options)
+    changes = {name: value for name, value in members.items() if value is not None}
+    return _patch(session_id, changes, options)
 
 
 def touch(session_id: str, **options: Unpack[Options]) -> Call[SessionDocument]:
@@ -181,7 +181,7 @@ def page(
 
 
 def options_of(timeout_s: float | None, request_id: str | None) -> Options:
-    """Return the options that are given."""
+    """Return the options that are not None."""
     options: Options = {}
     if timeout_s is not None:
         options["timeout_s"] = timeout_s
@@ -203,7 +203,7 @@ def _patch(session_id: str, members: Mapping[str, Any], options: Options) -> Cal
     )
 
 
-def _changing(
+def _create_sessions(
     path: str,
     message: Message,
     read: Callable[[Response], T],
@@ -213,7 +213,7 @@ def _changing(
     warnings: tuple[str, ...] = (),
     encoding: Any = "json",
 ) -> Call[T]:
-    """Return a call that makes sessions, once however often it is sent."""
+    """Return a call that creates sessions. If it is sent again, no further ones are created."""
     headers = {"Idempotency-Key": uuid.uuid4().hex}
     if session_id is not None:
         headers["X-Session-Id"] = session_id

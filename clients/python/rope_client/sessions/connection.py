@@ -8,12 +8,10 @@ from typing import TypeVar
 from rope_client.call import Response
 from rope_client.errors import ConnectionFailed, TimedOut
 from rope_client.sessions.endpoint import StreamEndpoint
-from rope_client.sessions.frames import Frames
+from rope_client.sessions.frames import READ_BYTES, Frames
 from rope_client.transport import CONNECT_TIMEOUT_S, lasting_if_tls
 
 T = TypeVar("T")
-
-_READ_BYTES = 1 << 18
 
 
 class Connection:
@@ -80,13 +78,13 @@ class Connection:
             self._run(deadline_s, lambda: self._socket.sendall(data))
 
     def _read(self, deadline_s: float) -> None:
-        self._frames.receive(self._run(deadline_s, lambda: self._socket.recv(_READ_BYTES)))
+        self._frames.receive(self._run(deadline_s, lambda: self._socket.recv(READ_BYTES)))
         self._write(deadline_s)  # pongs
 
     def _run(self, deadline_s: float, use: Callable[[], T]) -> T:
         left_s = deadline_s - time.monotonic()
         try:
-            self._socket.settimeout(max(left_s, 1e-3))  # 0 would not wait at all
+            self._socket.settimeout(max(left_s, 1e-3))  # 0 means non-blocking
             return use()
         except TimeoutError as error:
             raise TimedOut(f"no answer in time on the stream: {error}") from error

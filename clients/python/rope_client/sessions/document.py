@@ -1,4 +1,4 @@
-"""What the service tells of a session."""
+"""Documents of sessions, as the service sends them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ class SessionDocument:
     """A session as the service describes it."""
 
     id: str = field(repr=False)
-    """A secret: whoever has it and the API key can use the session."""
+    """A secret: a client that has it and the API key can use the session."""
 
     batch: int
     """Rows."""
@@ -40,7 +40,11 @@ class SessionDocument:
 
 
 def document_of(members: Mapping[str, Any]) -> SessionDocument:
-    """Return the document of a session; KeyError if it is none."""
+    """Return the document of a session.
+
+    Raises:
+        KeyError: a member is missing.
+    """
     return SessionDocument(
         id=members["id"],
         batch=members.get("batch", len(members["length"])),

@@ -14,8 +14,12 @@ from websockets.uri import parse_uri
 from rope_client.call import Response
 from rope_client.errors import BadRequest, ConnectionFailed, RopeClientError, UnexpectedAnswer
 from rope_client.problems import members_of, refusal
+from rope_client.wire import safetensors_codec
 
 SUBPROTOCOL = "rope.session.v1"
+
+READ_BYTES = 1 << 18
+"""Most bytes of one read from a connection."""
 
 # ids of sessions are secrets, and websockets logs the paths of requests at level DEBUG
 _SILENT = logging.Logger("rope_client.websocket", logging.CRITICAL)
@@ -118,7 +122,7 @@ class Frames:
             code = status if isinstance(status, int) else 500
             self._answers.append(Response(code, {}, content))
         else:
-            headers = {"content-type": "application/x-safetensors"}
+            headers = {"content-type": safetensors_codec.MEDIA_TYPE}
             self._answers.append(Response(200, headers, content))
 
     def _reason(self) -> str:

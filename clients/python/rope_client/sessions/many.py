@@ -46,15 +46,15 @@ def step_many(
 
     Args:
         steps: sessions of one configuration, with q, k, v `[B, n, H, D]`.
-        layer: of all, or a list with one for each.
+        layer: layer of all sessions, or a list with the layer of each.
         return_lse: answer `lse` as well.
         out_dtype: dtype of `out`; None: that of q.
         backend: name of a backend; None: the best.
         options: `timeout_s`, `request_id`.
     """
     states = [session.state for session, *_ in steps]
-    named = layer if isinstance(layer, Sequence) else [layer] * len(steps)
-    layers = [state.first_of(one) for state, one in zip(states, named, strict=True)]
+    requested = layer if isinstance(layer, Sequence) else [layer] * len(steps)
+    layers = [state.first_of(one) for state, one in zip(states, requested, strict=True)]
     tensors = [
         [array_of(name, value) for name, value in zip("qkv", values, strict=True)]
         for _, *values in steps
@@ -79,8 +79,8 @@ def step_many(
         params["layers"] = layers
     elif layer is not None:
         params["layer"] = layer
-    given = {"return_lse": return_lse or None, "out_dtype": out_dtype, "backend": backend}
-    params |= {name: value for name, value in given.items() if value is not None}
+    optional = {"return_lse": return_lse or None, "out_dtype": out_dtype, "backend": backend}
+    params |= {name: value for name, value in optional.items() if value is not None}
 
     def read(response: Response) -> list[Attended | RopeClientError]:
         answer = message_of(response)
@@ -113,8 +113,7 @@ def _outcome(
     status = result["status"]
     if status != 200:
         return failure_of_problem(result, status)
-    length = result["length"]
-    state.lengths[layer] = list(length) if isinstance(length, list) else [length] * shape[0]
+    state.lengths[layer] = list(result["length"])
     return Attended(
         out.reshape(*shape[:2], *out.shape[1:]),
         None if lse is None else lse.reshape(*shape[:2], *lse.shape[1:]),

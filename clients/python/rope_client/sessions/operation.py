@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Operation(Generic[T]):
-    """One operation of one session. A second run does no harm: the service recognises it."""
+    """One operation of one session. Sent again, it is not done again: the service recognises it."""
 
     name: str
     session_id: str
     tensors: Mapping[str, npt.NDArray[Any]]
     params: Mapping[str, Any]
     read: Callable[[Message], T]
-    """Reads the answer, and takes its lengths over."""
+    """Reads the answer, and updates the state of the session."""
 
     options: Options
     warnings: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Operation(Generic[T]):
     def as_frame(self, seq: int, timeout_s: float) -> Call[T]:
         """Return the operation as a message of the stream of its session.
 
-        `seq` is in the answer again. `timeout_s` is the deadline if the options have none.
+        The answer repeats `seq`. `timeout_s` is the deadline if the options have none.
         """
         timeout_ms = max(1, round(1e3 * self.options.get("timeout_s", timeout_s)))
         params = {**self.params, "op": self.name, "seq": seq, "timeout_ms": timeout_ms}

@@ -65,7 +65,7 @@ def step(
 
     def read(answer: Message) -> Attended:
         attended = _attended(answer)
-        state.appended(layer, answer.params)
+        state.set_layer_lengths(layer, answer.params)
         return attended
 
     return _operation("step", state, {**tensors, "cu_seqlens": cu_seqlens}, params, read, options)
@@ -90,7 +90,7 @@ def append(
     params = {**state.layer_guard(layer, rows), "rows": rows}
 
     def read(answer: Message) -> tuple[int, ...]:
-        state.appended(layer, answer.params)
+        state.set_layer_lengths(layer, answer.params)
         return tuple(state.length if isinstance(layer, Sequence) else state.lengths[layer or 0])
 
     return _operation("append", state, tensors, params, read, options)
@@ -136,7 +136,9 @@ def truncate(
     **options: Unpack[Options],
 ) -> Operation[tuple[int, ...]]:
     """Forget the tokens behind `length`, or the last `drop` tokens, in all layers."""
-    return _change("truncate", state, {"length": length, "drop": drop}, state.leveled, options)
+    return _change(
+        "truncate", state, {"length": length, "drop": drop}, state.set_all_lengths, options
+    )
 
 
 def select_tail(
@@ -146,7 +148,7 @@ def select_tail(
     **options: Unpack[Options],
 ) -> Operation[tuple[int, ...]]:
     """Of the last n tokens keep those at the increasing offsets `kept`: the accepted path."""
-    return _change("select_tail", state, {"n": n, "kept": kept}, state.leveled, options)
+    return _change("select_tail", state, {"n": n, "kept": kept}, state.set_all_lengths, options)
 
 
 def evict(
@@ -172,7 +174,7 @@ def evict(
         "rows": rows,
         "close": close,
     }
-    return _change("evict", state, params, state.leveled, options)
+    return _change("evict", state, params, state.set_all_lengths, options)
 
 
 def shift(
@@ -186,7 +188,7 @@ def shift(
 ) -> Operation[tuple[int, ...]]:
     """Add `delta` (a number, or one for each axis) to the positions of tokens."""
     params = {"start": start, "stop": stop, "delta": delta, "rows": rows}
-    return _change("shift", state, params, state.moved, options)
+    return _change("shift", state, params, state.set_generation, options)
 
 
 def rebase(
@@ -197,14 +199,16 @@ def rebase(
     **options: Unpack[Options],
 ) -> Operation[tuple[int, ...]]:
     """Rewrite the keys for another rope; with `copy` also those that other sessions share."""
-    return _change("rebase", state, {"to": rope_json(to), "copy": copy}, state.moved, options)
+    return _change(
+        "rebase", state, {"to": rope_json(to), "copy": copy}, state.set_generation, options
+    )
 
 
 def reorder(
     state: SessionState, rows: Sequence[int], **options: Unpack[Options]
 ) -> Operation[tuple[int, ...]]:
     """Make the rows those of the list, which may repeat."""
-    return _change("reorder", state, {"rows": rows}, state.leveled, options)
+    return _change("reorder", state, {"rows": rows}, state.set_all_lengths, options)
 
 
 def attach(
@@ -226,7 +230,7 @@ def attach(
         "stop": stop,
         "position": position,
     }
-    return _change("attach", state, params, state.leveled, options)
+    return _change("attach", state, params, state.set_all_lengths, options)
 
 
 def _attended(answer: Message) -> Attended:
@@ -239,13 +243,13 @@ def _change(
     name: str,
     state: SessionState,
     params: Mapping[str, Any],
-    take: Callable[[Mapping[str, Any]], None],
+    update_state: Callable[[Mapping[str, Any]], None],
     options: Options,
 ) -> Operation[tuple[int, ...]]:
     """Return an operation on all layers, which the service recognises by a random id."""
 
     def read(answer: Message) -> tuple[int, ...]:
-        take(answer.params)
+        update_state(answer.params)
         return tuple(state.length)
 
     guarded = {**params, **state.guard(), "op_id": uuid.uuid4().hex}

@@ -6,20 +6,19 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO, Concatenate, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from rope_client.attempts import Answered, Attempts, Request
-from rope_client.call import Call, Options, Response
+from rope_client.call import Call, Response
 from rope_client.errors import ConnectionFailed, RopeClientError, UnexpectedAnswer
 from rope_client.methods import described_by
 from rope_client.rope_warning import Caller
 from rope_client.sessions import calls, transfer
-from rope_client.sessions.bound import Described, Operations
+from rope_client.sessions.bound import Operations, SessionProperties
 from rope_client.sessions.connection import Connection
 from rope_client.sessions.document import SessionDocument
 from rope_client.sessions.operation import Operation
 from rope_client.sessions.state import SessionState
-from rope_client.transport import StrPath
 
 if TYPE_CHECKING:
     from rope_client.sync import Client
@@ -32,7 +31,7 @@ DELETE_TIMEOUT_S = 5.0
 """At the end of a block; a session that is not deleted ends with its lease."""
 
 
-def _asks(
+def _call_method(
     build: Callable[Concatenate[str, P], Call[T]], then: Callable[[Session, T], R]
 ) -> Callable[Concatenate[Session, P], R]:
     """Make a method that sends a call, and returns what `then` makes of its answer."""
@@ -46,20 +45,35 @@ def _asks(
     return method
 
 
-def _answer(_: Session, answer: T) -> T:
+def _export_method(
+    build: Callable[Concatenate[str, P], tuple[Call[int], transfer.ExportTarget]],
+) -> Callable[Concatenate[Session, P], int]:
+    """Make a method that writes an export."""
+
+    @described_by(build, num_bound=1)
+    def method(self: Session, /, *args: P.args, **kwargs: P.kwargs) -> int:
+        caller = Caller.of(sys._getframe(1))
+        call, target = build(self.id, *args, **kwargs)
+        with self.lock:
+            return self.client._export(call, target, caller)
+
+    return method
+
+
+def _unchanged(_: Session, answer: T) -> T:
     return answer
 
 
-def _adopted(session: Session, document: SessionDocument) -> SessionDocument:
+def _update_state(session: Session, document: SessionDocument) -> SessionDocument:
     session.state.adopt(document)
     return document
 
 
-def _forked(session: Session, documents: list[SessionDocument]) -> list[Session]:
+def _make_sessions(session: Session, documents: list[SessionDocument]) -> list[Session]:
     return [Session(session.client, document) for document in documents]
 
 
-class Session(Described, Operations):
+class Session(SessionProperties, Operations):
     """A cache of keys and values that the service keeps. The end of a `with` block deletes it.
 
     `Client.session` and `Client.open_session` make sessions. Each change is guarded: if another
@@ -73,55 +87,13 @@ class Session(Described, Operations):
         self.lock = threading.Lock()
         """Held while an operation runs: each one has the guards of the answer before."""
 
-    inspect = _asks(calls.inspect, _adopted)
-    fork = _asks(calls.fork, _forked)
-    update = _asks(calls.update, _answer)
-    touch = _asks(calls.touch, _answer)
-    freeze = _asks(calls.freeze, _answer)
-    delete = _asks(calls.delete, _answer)
-
-    def export(
-        self,
-        target: StrPath | BinaryIO,
-        form: transfer.Form = "stored",
-        *,
-        rows: str | None = None,
-        layers: str | None = None,
-        start: int | None = None,
-        stop: int | None = None,
-        strict: bool = False,
-        **options: Unpack[Options],
-    ) -> int:
-        """Write the tokens to a file of safetensors; return its number of bytes.
-
-        The file tells the text as well as the text itself would: keep it as such.
-
-        Args:
-            target: a path, or a file that is open for writing bytes.
-            form: of the keys. `stored`: can be imported, and then answers with the same bits.
-                `positioned`: moved to their positions. `raw`: not rotated.
-            rows: numbers and ranges such as `"0,2-3"`; None: all.
-            layers: as `rows`.
-            start: first place; None: the first that is still there.
-            stop: place behind the last token; None: the length of the shortest layer.
-            strict: raise an error if layers have different lengths.
-            options: of the call; `timeout_s` bounds the time until the first byte.
-        """
-        written = transfer.Target(target)
-        call = transfer.export(
-            self.id,
-            written,
-            form,
-            rows=rows,
-            layers=layers,
-            start=start,
-            stop=stop,
-            strict=strict,
-            **options,
-        )
-        caller = Caller.of(sys._getframe(1))
-        with self.lock:
-            return self.client._export(call, written, caller)
+    inspect = _call_method(calls.inspect, _update_state)
+    fork = _call_method(calls.fork, _make_sessions)
+    update = _call_method(calls.update, _unchanged)
+    touch = _call_method(calls.touch, _unchanged)
+    freeze = _call_method(calls.freeze, _unchanged)
+    delete = _call_method(calls.delete, _unchanged)
+    export = _export_method(transfer.export)
 
     def stream(self) -> Stream:
         """Return the operations over a WebSocket, which takes a quarter of the time of HTTP."""

@@ -1,4 +1,4 @@
-"""What a client knows of its session: the guards of its next operation."""
+"""The state of a session as a client knows it, for the guards of the next operation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ Layers = int | Sequence[int] | None
 
 
 class SessionState:
-    """Lengths and generation of a session after the last answer to this client.
+    """Lengths and generation of a session, by the last answer to this client.
 
-    Nobody else's changes are taken over: an operation after them is refused with a conflict, until
-    `adopt` takes the state of a document.
+    Changes by other clients are not known here: the next operation is refused with a conflict,
+    until `adopt` takes the state from a document.
     """
 
     def __init__(self, document: SessionDocument) -> None:
@@ -64,13 +64,13 @@ class SessionState:
         return int(named[0])
 
     def _guard(self, lengths: list[int]) -> dict[str, Any]:
-        # one number stands for all rows
+        # the guards of an equal length are one number
         return {
             "expected_length": lengths[0] if len(set(lengths)) == 1 else lengths,
             "expected_generation": self.generation,
         }
 
-    def appended(self, layers: Layers, answer: Mapping[str, Any]) -> None:
+    def set_layer_lengths(self, layers: Layers, answer: Mapping[str, Any]) -> None:
         """Take the lengths of layers from the answer to an append."""
         if isinstance(layers, Sequence):
             for layer, lengths in zip(layers, answer["lengths"], strict=True):
@@ -79,11 +79,11 @@ class SessionState:
             self.lengths[layers or 0] = list(answer["length"])
         self.generation = answer["generation"]
 
-    def leveled(self, answer: Mapping[str, Any]) -> None:
-        """Take the lengths from the answer to an operation after which all layers are level."""
+    def set_all_lengths(self, answer: Mapping[str, Any]) -> None:
+        """Take the length of all layers from the answer to an operation on all layers."""
         self.lengths = [list(answer["length"]) for _ in self.lengths]
         self.generation = answer["generation"]
 
-    def moved(self, answer: Mapping[str, Any]) -> None:
+    def set_generation(self, answer: Mapping[str, Any]) -> None:
         """Take the generation from the answer to an operation that changes no length."""
         self.generation = answer["generation"]

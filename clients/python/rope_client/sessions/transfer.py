@@ -1,4 +1,4 @@
-"""Exports to files and imports from files: bodies of any length, of which a piece is in memory."""
+"""Exports to files and imports from files: only a piece of a body is in memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from rope_client.call import Call, Options
 from rope_client.errors import UnexpectedAnswer
 from rope_client.sessions.document import SessionDocument, document_of
 from rope_client.transport import StrPath
-
-MEDIA_TYPE = "application/x-safetensors"
+from rope_client.wire import safetensors_codec
 
 PIECE_BYTES = 1 << 20
 
@@ -26,8 +25,8 @@ Form = Literal["stored", "positioned", "raw"]
 not rotated."""
 
 
-class Target:
-    """Where an export is written: a file, or a path. A path has the file once it is whole.
+class ExportTarget:
+    """Where an export is written: a file, or a path, which gets the file once all is written.
 
     Args:
         target: a path, or a file that is open for writing bytes.
@@ -39,18 +38,18 @@ class Target:
         is_seekable = self._file is not None and self._file.seekable()
         self._start = self._file.tell() if self._file is not None and is_seekable else 0
         self.is_repeatable = self._path is not None or is_seekable
-        """Whether another attempt can begin anew."""
+        """Whether another attempt can write from the beginning again."""
 
     @contextmanager
     def attempt(self) -> Iterator[Writer]:
-        """Return what one attempt writes to; a path is replaced at the end if all has come."""
+        """Yield what one attempt writes to; at its end a file at the path is replaced."""
         if self._file is not None:
             if self.is_repeatable:
                 self._file.seek(self._start)
                 self._file.truncate()
             yield Writer(self._file)
             return
-        assert self._path is not None, "the other kind of target"
+        assert self._path is not None, "a target without a file has a path"
         part = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex[:8]}")
         try:
             with part.open("wb") as file:
@@ -73,14 +72,14 @@ class Writer:
         self.num_bytes += len(piece)
 
     def check(self, length: str | None) -> None:
-        """Raise UnexpectedAnswer unless the whole body has come."""
+        """Raise UnexpectedAnswer unless `length` bytes were written, by the Content-Length."""
         if length is not None and int(length) != self.num_bytes:
             raise UnexpectedAnswer(f"the export of {length} bytes ends after {self.num_bytes}")
 
 
 def export(
     session_id: str,
-    target: Target,
+    target: StrPath | BinaryIO,
     form: Form = "stored",
     *,
     rows: str | None = None,
@@ -89,8 +88,24 @@ def export(
     stop: int | None = None,
     strict: bool = False,
     **options: Unpack[Options],
-) -> Call[int]:
-    """Build the request of an export; its answer is read as its number of bytes."""
+) -> tuple[Call[int], ExportTarget]:
+    """Write the tokens to a file of safetensors; return its number of bytes.
+
+    Treat the file as confidential as the text: the text can be computed from it.
+
+    Args:
+        session_id: id of the session.
+        target: a path, or a file that is open for writing bytes.
+        form: of the keys. `stored`: can be imported, and then answers with the same bits.
+            `positioned`: moved to their positions. `raw`: not rotated.
+        rows: numbers and ranges such as `"0,2-3"`; None: all.
+        layers: as `rows`.
+        start: first place; None: the first that is still stored.
+        stop: place behind the last token; None: the length of the shortest layer.
+        strict: raise an error if layers have different lengths.
+        options: of the call; `timeout_s` bounds the time until the first byte.
+    """
+    export_target = ExportTarget(target)
     values = {
         "form": form,
         "rows": rows,
@@ -100,14 +115,15 @@ def export(
         "strict": "true" if strict else None,
     }
     query = urlencode({name: value for name, value in values.items() if value is not None})
-    return Call(
+    call = Call(
         path=f"/v1/sessions/{session_id}/export?{query}",
         message=None,
         read=lambda response: int(response.headers["content-length"]),
         options=options,
-        is_idempotent=target.is_repeatable,
+        is_idempotent=export_target.is_repeatable,
         headers={"X-Session-Id": session_id},
     )
+    return call, export_target
 
 
 def import_session(
@@ -122,7 +138,7 @@ def import_session(
     query = urlencode({key: value for key, value in values.items() if value is not None})
     headers = {
         "Idempotency-Key": uuid.uuid4().hex,
-        "Content-Type": MEDIA_TYPE,
+        "Content-Type": safetensors_codec.MEDIA_TYPE,
         "Content-Length": str(Path(path).stat().st_size),
     }
     return Call(
@@ -151,6 +167,6 @@ def pieces_of(path: StrPath) -> Iterator[bytes]:
 
 
 async def pieces_of_async(path: StrPath) -> AsyncIterator[bytes]:
-    """Yield the bytes of a file. Each piece is read while others wait, for about a millisecond."""
+    """Yield the bytes of a file. The read of a piece blocks the event loop for about 1 ms."""
     for piece in pieces_of(path):
         yield piece

@@ -1,4 +1,4 @@
-"""The attention function of models whose keys and values a session has."""
+"""The attention function of a model that uses a session as its cache."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _WITHOUT_EFFECT = frozenset(
 """Arguments of models that do not change the attention of a layer."""
 
 
-class StepsLayers(Protocol):
+class SteppedCache(Protocol):
     """A cache of a session."""
 
     def step(self, layer: int, q: Tensor, k: Tensor, v: Tensor, call: "LayerCall") -> Tensor:
@@ -32,7 +32,7 @@ class StepsLayers(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rotation:
-    """What the rotary embedding was asked for: once in each run of the model."""
+    """The positions that the rotary embedding got: one call in each forward pass of the model."""
 
     positions: Tensor
     """`[B, n]`, or `[1, n]` for all rows."""
@@ -52,19 +52,19 @@ class LayerCall:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """New keys and values that a cache was given, and that the attention function will get."""
+    """New keys and values, from `SessionLayer.update` to the attention function."""
 
-    cache: StepsLayers
+    cache: SteppedCache
     layer: int
     k: Tensor
     v: Tensor
 
 
 UPDATE: ContextVar[Update | None] = ContextVar("UPDATE", default=None)
-"""The attention function is not given the cache: the last update of this thread has it."""
+"""The last update of this thread: transformers does not pass the cache to attention functions."""
 
 ROTATION: ContextVar[Rotation | None] = ContextVar("ROTATION", default=None)
-"""Of the run of the model in this thread."""
+"""Of the forward pass of the model in this thread."""
 
 
 def session_attention(

@@ -146,7 +146,7 @@ class RopeSessionCache(Cache):
         positions: Tensor,
         is_token: Tensor,
     ) -> Tensor:
-        """Step without the padding, whose attention is 0."""
+        """Step without the padding; `out` is 0 there."""
         q, _, v = tensors
         out = q.new_zeros((*q.shape[:3], v.shape[3]))
         sizes = is_token.sum(dim=1)
@@ -176,7 +176,7 @@ class RopeSessionCache(Cache):
         session = self._client.session(**self._configuration, batch=batch)
         if not self._sinks:
             return session
-        # which layers a group has is known only now
+        # the document of the session says which layers each group has
         groups = session.state.configuration["groups"]
         session.delete()
         sinks: dict[str, Any] = {
@@ -235,7 +235,7 @@ class RopeSessionCache(Cache):
             raise UnsupportedModelCall("attention_mask hides other tokens than before")
         return padding
 
-    # what transformers does to a cache
+    # the interface of caches of transformers
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last -`tokens_to_remove` columns."""

@@ -1,4 +1,4 @@
-"""What the cache refuses."""
+"""Errors of the cache."""
 
 
 class UnsupportedModelCall(ValueError):

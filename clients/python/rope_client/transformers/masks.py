@@ -13,12 +13,12 @@ from rope_client.transformers.errors import UnsupportedModelCall
 
 
 class SessionMask:
-    """A mask that is not built: the rule of transformers, and the padding at the left.
+    """A mask as a rule and a padding at the left; its tensor is not computed.
 
     Args:
         q_length: number of queries, the last tokens of each row.
         kv_length: number of columns: tokens and padding.
-        rule: tells whether a query sees a key, by their columns.
+        rule: the mask function of transformers: whether a query sees a key, by their columns.
         padding: first column of each row that is a token, int64 `[B]`; None: 0.
     """
 

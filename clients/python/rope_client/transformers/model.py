@@ -1,4 +1,4 @@
-"""Makes a model keep its cache in a session, as long as a block is open."""
+"""Lets a model use a session as its cache, within a `with` block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +19,8 @@ AttentionInterface.register(NAME, session_attention)
 AttentionMaskInterface.register(NAME, session_mask)
 
 
-class Unrotated(nn.Module):
-    """A rotary embedding that turns nothing, and notes the positions: the service rotates."""
+class IdentityRotary(nn.Module):
+    """Replaces a rotary embedding: rotates nothing, and records the positions for the service."""
 
     def __init__(self, rotary: nn.Module) -> None:
         super().__init__()
@@ -34,7 +34,9 @@ class Unrotated(nn.Module):
             return torch.ones_like(table[0]), torch.zeros_like(table[1])
         if isinstance(table, Tensor) and table.is_complex():
             return torch.ones_like(table)
-        raise UnsupportedModelCall(f"{type(self.rotary).__name__} returns neither cos and sin")
+        raise UnsupportedModelCall(
+            f"{type(self.rotary).__name__} returns neither cos and sin nor complex numbers"
+        )
 
 
 @contextmanager
@@ -101,14 +103,14 @@ def _replace_rotary(decoder: nn.Module) -> list[tuple[nn.Module, str, nn.Module]
     Raises:
         UnsupportedModelCall: there are none.
     """
-    found = [
+    rotaries = [
         (parent, name, child)
         for parent in decoder.modules()
         for name, child in parent.named_children()
-        if "RotaryEmbedding" in type(child).__name__ and not isinstance(parent, Unrotated)
+        if "RotaryEmbedding" in type(child).__name__ and not isinstance(parent, IdentityRotary)
     ]
-    if not (found or any(isinstance(module, Unrotated) for module in decoder.modules())):
+    if not (rotaries or any(isinstance(module, IdentityRotary) for module in decoder.modules())):
         raise UnsupportedModelCall(f"{type(decoder).__name__} has no rotary embedding to replace")
-    for parent, name, rotary in found:
-        setattr(parent, name, Unrotated(rotary))
-    return found
+    for parent, name, rotary in rotaries:
+        setattr(parent, name, IdentityRotary(rotary))
+    return rotaries
