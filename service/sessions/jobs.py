@@ -171,7 +171,7 @@ def _seconds(each: LayerInput, device: Device) -> float:
     """Return the estimated time of an input that runs alone."""
     capabilities = device.capabilities
     num_bytes = sum(x.nbytes for x in (each.q, each.k, each.v) if x is not None)
-    flops = sum(attend_flops(each.plan, row) for row in each.plan.rows)
+    flops = sum(attend_flops(each.plan.group, row) for row in each.plan.rows)
     seconds = num_bytes / capabilities.bytes_per_s + flops / capabilities.flops_per_s
     return seconds + len(each.plan.rows) * SECONDS_PER_SEQUENCE
 

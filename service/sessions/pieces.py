@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from rope_core.kvcache.plan import LayerPlan, RowPlan
+from rope_core.kvcache.config import KVGroup
+from rope_core.kvcache.plan import RowPlan
 from rope_core.kvcache.run import LayerInput, LayerOutput
 from service.device import Device
 from service.inference.attention_cost import OVERHEAD_FLOPS
@@ -70,7 +71,7 @@ def attend_pieces(whole: LayerInput, device: Device) -> list[LayerInput]:
     for row in whole.plan.rows:
         size = max(1, row.num_queries)
         if row.num_queries:
-            one_s = attend_flops(whole.plan, row) / device.capabilities.flops_per_s / size
+            one_s = attend_flops(whole.plan.group, row) / device.capabilities.flops_per_s / size
             size = min(max(int(PIECE_S / one_s), MIN_PIECE_QUERIES), PIECE_TOKENS)
         for first in range(0, row.num_queries, size):
             last = min(first + size, row.num_queries)
@@ -133,8 +134,10 @@ def _join(parts: Sequence[LayerOutput]) -> LayerOutput:
     return LayerOutput(out, torch.cat(lses) if lses else None, parts[0].backend)
 
 
-def attend_flops(plan: LayerPlan, row: RowPlan) -> float:
+def attend_flops(group: KVGroup, row: RowPlan) -> float:
     """Return the approximate number of operations of a row's scores and weighted sums."""
-    num_keys = sum(segment.num_keys for segment in row.segments)
-    flops = 2.0 * (plan.group.head_dim + plan.group.value_dim) + OVERHEAD_FLOPS
-    return float(row.num_queries * num_keys * plan.group.num_heads * flops)
+    num_keys = 0
+    for segment in row.segments:
+        num_keys += segment.num_keys
+    flops = 2.0 * (group.head_dim + group.value_dim) + OVERHEAD_FLOPS
+    return row.num_queries * num_keys * group.num_heads * flops

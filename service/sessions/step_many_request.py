@@ -59,6 +59,11 @@ def read_packed_request(message: Message, services: SessionServices) -> Packed:
         x = message.tensors[name]
         if x.ndim != 3 or x.shape[0] != q.shape[0]:
             raise ShapeError(name, "[tokens, heads, width], as many tokens as q", [*x.shape])
+    positions = message.tensors.get("positions")
+    if positions is not None and (not positions.ndim or positions.shape[-1] != q.shape[0]):
+        raise ShapeError(
+            "positions", "[tokens], as many as q, or [axes, tokens]", [*positions.shape]
+        )
     layers: list[int | None] = [whole(values, "layer", None)] * len(ids)
     if "layers" in values:
         if "layer" in values:
