@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rope_core.kvcache.errors import ArenaFull
 from rope_core.kvcache.holdings import Holdings
 from rope_core.kvcache.pending import Pending
 from rope_core.kvcache.plan import IntArray, PageCopy
@@ -70,9 +71,7 @@ class Writer:
         table = segment.tables[self.group]
         end = table.num_pages
         if last_page >= end:
-            number = row.segments.index(segment)
-            for _ in range(last_page + 1 - end):
-                self._add_page(row, number)
+            self._add_pages(row, row.segments.index(segment), last_page + 1 - end)
             if segment.first_slot:
                 end = max(end, 1)
         end = min(end, last_page + 1)
@@ -84,6 +83,16 @@ class Writer:
             low_slot = max(first - page * page_tokens, 0)
             high_slot = min(last - page * page_tokens, page_tokens - 1)
             self._copy_if_shared(row, segment, page, low_slot, high_slot)
+
+    def _add_pages(self, row: Row, number: int, count: int) -> None:
+        """Add pages to a segment. ArenaFull has the bytes of all of them."""
+        num_added = 0
+        try:
+            for num_added in range(count):
+                self._add_page(row, number)
+        except ArenaFull as full:
+            size = self.holdings.pools[self.group].shape.group_bytes
+            raise ArenaFull(count * size, full.free_bytes + num_added * size) from None
 
     def _add_page(self, row: Row, number: int) -> None:
         """Add a page to a segment: the one in which the segment before ends, or a new one."""

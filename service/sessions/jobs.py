@@ -176,7 +176,6 @@ def _num_queries(plan: LayerPlan) -> int:
 def _seconds(each: LayerInput, device: Device) -> float:
     """Return the estimated time of an input that runs alone."""
     capabilities = device.capabilities
-<<<<<<< HEAD
     rows = each.plan.rows
     seconds = _num_bytes(each) / capabilities.bytes_per_s + len(rows) * SECONDS_PER_SEQUENCE
     flops = 0.0
@@ -192,12 +191,6 @@ def _num_bytes(each: LayerInput) -> int:
         if x is not None:
             num_elements += x.numel()
     return num_elements * each.plan.dtype.itemsize
-=======
-    num_bytes = sum(x.nbytes for x in (each.q, each.k, each.v) if x is not None)
-    flops = sum(attend_flops(each.plan.group, row) for row in each.plan.rows)
-    seconds = num_bytes / capabilities.bytes_per_s + flops / capabilities.flops_per_s
-    return seconds + len(each.plan.rows) * SECONDS_PER_SEQUENCE
->>>>>>> r-read
 
 
 def _kind(name: str, seconds: float) -> Hashable:

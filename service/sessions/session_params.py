@@ -11,6 +11,9 @@ from service.errors import UnknownName, printable
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
 MAX_LAYERS = 1024
+
+MAX_GROUPS = 64
+"""Most groups of layers: the time of operations on all layers grows with them."""
 """Most layers of a session."""
 
 Layer = Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
@@ -112,7 +115,7 @@ class SessionMembers(Params):
 class GroupsParams(SessionMembers):
     """A new session, by groups of layers."""
 
-    groups: Annotated[list[SessionGroup], Field(min_length=1, max_length=MAX_LAYERS)]
+    groups: Annotated[list[SessionGroup], Field(min_length=1, max_length=MAX_GROUPS)]
     """Layers that are stored, rotated and attended to alike."""
 
 

@@ -255,6 +255,17 @@ def test_forks_are_all_or_none():
     check_invariants(cache.arena, [cache])
 
 
+def test_a_full_arena_tells_the_bytes_of_the_whole_append():
+    cache = cache_of(tokens=4, num_bytes=40 * 128)
+    free, before = cache.arena.free_bytes, state_of(cache)
+    with pytest.raises(ArenaFull) as full:
+        cache.plan([0], num_new=[1000])
+    size = cache.holdings.pools[0].shape.group_bytes
+    assert full.value.wanted_bytes == 1000 // cache.arena.page_tokens * size
+    assert 0 <= full.value.free_bytes <= free < full.value.wanted_bytes
+    assert state_of(cache) == before
+
+
 def test_the_reservation_follows_the_rows():
     cache = cache_of(tokens=4, max_tokens=40, num_bytes=40 * 128, batch=2)
     before = state_of(cache)
