@@ -20,9 +20,9 @@ from service.observability.metrics import Metrics
 from service.oip.errors import STATUSES, classify
 from service.oip.grpc.errors import status_of
 from service.oip.statistics import Statistics, TritonMetrics
-from service.sessions.ids import SessionIds
+from service.sessions.lifetime.ids import SessionIds
+from service.sessions.lifetime.table import SessionTable
 from service.sessions.metrics import SessionMetrics
-from service.sessions.table import SessionTable
 from service.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent

@@ -69,8 +69,8 @@ service.sessions.transfer.importing
 service.sessions.transfer.manifest
 service.sessions.transfer.exporting
 service.sessions.transfer
-service.sessions.step_many
-service.sessions.step_many_request
+service.sessions.operations.step_many
+service.sessions.operations.step_many_request
 service.sessions.operations.attach service.sessions.operations.create
 service.sessions.operations.truncate service.sessions.operations.places
 service.sessions.operations.reorder service.sessions.operations.fork
@@ -79,31 +79,35 @@ service.sessions.operations.select_tail service.sessions.operations.rebase
 service.sessions.operations.moves
 service.sessions.operations.structural service.sessions.operations.token_plan
 service.sessions.operations
-service.sessions.call
-service.sessions.offload
-service.sessions.runner
+service.sessions.running.call
+service.sessions.running.offload
+service.sessions.running.runner
 service.inference.handler
 service.worker.__main__
 service.worker.answering service.worker.queue
 service.worker.process
 service.worker.frames service.worker.interrupter
-service.sessions.configuration
-service.sessions.model_groups
-service.sessions.layer_groups
-service.sessions.session_params
-service.sessions.jobs
-service.sessions.pieces
+service.sessions.creation.configuration
+service.sessions.creation.model_groups
+service.sessions.creation.layer_groups
+service.sessions.creation.session_params
+service.sessions.running.jobs
+service.sessions.running.pieces
 service.inference
-service.sessions.translate service.sessions.find_source service.sessions.layout
+service.sessions.running.translate service.sessions.find_source service.sessions.requests.layout
 service.sessions.metrics
-service.sessions.registry
-service.sessions.pressure service.sessions.table service.sessions.changes service.sessions.documents
-service.sessions.expiry service.sessions.quotas service.sessions.idempotency
-service.sessions.names
-service.sessions.session
-service.sessions.repeats service.sessions.turns service.sessions.lease service.sessions.ids
-service.sessions.guard service.sessions.tombstones
-service.sessions.answer service.sessions.parameters service.sessions.tensors
+service.sessions.lifetime.registry
+service.sessions.lifetime.pressure service.sessions.lifetime.table
+service.sessions.lifetime.changes service.sessions.lifetime.documents
+service.sessions.lifetime.expiry service.sessions.lifetime.quotas
+service.sessions.lifetime.idempotency
+service.sessions.lifetime.names
+service.sessions.lifetime.session
+service.sessions.lifetime.repeats service.sessions.lifetime.turns
+service.sessions.lifetime.lease service.sessions.lifetime.ids
+service.sessions.requests.guard service.sessions.lifetime.tombstones
+service.sessions.running.answer
+service.sessions.requests.parameters service.sessions.requests.tensors
 service.asgi.middleware service.asgi.routing_errors
 service.asgi.problems service.asgi.request_header service.asgi.request_body
 service.asgi.io
@@ -192,7 +196,7 @@ KEPT_IN = {
         *("service.observability", "service.oip.statistics", "service.sessions.metrics")
     },
     "pydantic": {"service.read_settings", "service.settings", "service.endpoints"}
-    | {"service.sessions.session_params", "service.sessions.operations.rebase"}
+    | {"service.sessions.creation.session_params", "service.sessions.operations.rebase"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
     | {"service.oip.infer", "service.access.keys"},
     "pydantic_settings": {"service.read_settings", "service.settings"},
@@ -237,7 +241,7 @@ KEPT_IN = {
     }
     | {"service.endpoints", "service.device", "service.kernel_builds", "service.batching.packing"}
     | {"service.asgi.problems", "service.cli", "service.worker", "service.sessions"},
-    "xxhash": {"service.sessions.repeats"},
+    "xxhash": {"service.sessions.lifetime.repeats"},
     "service": {"service"},
     "rope_client": set(),
     "triton": {"rope_core.kernels", "service.kernel_builds"},

@@ -88,8 +88,9 @@ class Writer:
         """Add pages to a segment. ArenaFull has the bytes of all of them."""
         num_added = 0
         try:
-            for num_added in range(count):
+            while num_added < count:
                 self._add_page(row, number)
+                num_added += 1
         except ArenaFull as full:
             size = self.holdings.pools[self.group].shape.group_bytes
             raise ArenaFull(count * size, full.free_bytes + num_added * size) from None

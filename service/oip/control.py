@@ -15,7 +15,7 @@ from service.oip import types, validate
 from service.oip.errors import NotLoadable, NotServed, UnknownRegion
 from service.oip.infer.models import ROPE_SESSION, VERSION, Slot
 from service.oip.state import OipState
-from service.sessions.lease import DEFAULT_TTL_S
+from service.sessions.lifetime.lease import DEFAULT_TTL_S
 
 S = TypeVar("S", types.TraceSettings, types.LogSettings)
 

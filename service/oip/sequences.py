@@ -13,11 +13,11 @@ from service.inference.handler import RequestContext, Served
 from service.oip.errors import SequenceExists, UnknownSequence
 from service.oip.infer.models import ROPE_SESSION
 from service.oip.infer.sequence_params import SequenceId, SequenceParams
-from service.sessions.answer import message_of
-from service.sessions.call import wait_for
 from service.sessions.errors import NoSession, SessionGone
 from service.sessions.handler import CreateOptions, SessionAnswer, SessionHandler
-from service.sessions.turns import Turn, Turns
+from service.sessions.lifetime.turns import Turn, Turns
+from service.sessions.running.answer import message_of
+from service.sessions.running.call import wait_for
 from service.wire import Message
 
 MAX_ENDED = 4096

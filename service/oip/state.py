@@ -11,7 +11,7 @@ from service.oip.sequences import Sequences
 from service.oip.shm.registry import SharedMemoryRegistry
 from service.oip.statistics import Statistics, TritonMetrics
 from service.sessions.build import build_sessions
-from service.sessions.jobs import SessionJob
+from service.sessions.running.jobs import SessionJob
 from service.settings import Settings
 
 

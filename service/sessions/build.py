@@ -8,13 +8,13 @@ from service.device import Device, cgroup
 from service.errors import DeviceLost, DeviceStuck
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle
-from service.sessions.call import SessionServices
 from service.sessions.handler import SessionHandler
-from service.sessions.ids import SessionIds
-from service.sessions.lease import LeaseLimits
+from service.sessions.lifetime.ids import SessionIds
+from service.sessions.lifetime.lease import LeaseLimits
+from service.sessions.lifetime.registry import SessionRegistry
 from service.sessions.metrics import SessionMetrics
 from service.sessions.paths import EXPORT, OPERATIONS
-from service.sessions.registry import SessionRegistry
+from service.sessions.running.call import SessionServices
 from service.settings import Settings
 
 HOST_SHARE = 0.25

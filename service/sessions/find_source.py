@@ -1,8 +1,8 @@
 """Find the source of a fork or an attach by its id or its name."""
 
 from service.access.tenant import Tenant
-from service.sessions.registry import SessionRegistry
-from service.sessions.session import Session
+from service.sessions.lifetime.registry import SessionRegistry
+from service.sessions.lifetime.session import Session
 
 _ID = "r1."
 """Prefix of all ids. A session whose name has this prefix is found only by its id."""

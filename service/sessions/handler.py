@@ -11,14 +11,12 @@ from rope_core.kvcache.errors import KVCacheError
 from service.access.tenant import Tenant
 from service.inference.handler import RequestContext
 from service.lifecycle import Lifecycle
-from service.sessions import step_many
-from service.sessions.answer import NO_MESSAGE, SessionAnswer, message_of
-from service.sessions.call import SessionCall, SessionServices
-from service.sessions.documents import document, list_document
 from service.sessions.errors import SessionsOff
 from service.sessions.find_source import find_source
 from service.sessions.idempotent_creation import CreateOptions, IdempotentCreation
-from service.sessions.operations import attach, create, fork, moves, structural, tokens
+from service.sessions.lifetime.documents import document, list_document
+from service.sessions.lifetime.session import Session, SessionOptions
+from service.sessions.operations import attach, create, fork, moves, step_many, structural, tokens
 from service.sessions.operations.change import run_change, run_delete
 from service.sessions.operations.places import EVICT, SHIFT
 from service.sessions.operations.rebase import REBASE
@@ -26,12 +24,13 @@ from service.sessions.operations.reorder import REORDER
 from service.sessions.operations.select_tail import SELECT_TAIL
 from service.sessions.operations.token_request import APPEND, ATTEND, STEP
 from service.sessions.operations.truncate import TRUNCATE
-from service.sessions.session import Session, SessionOptions
+from service.sessions.running.answer import NO_MESSAGE, SessionAnswer, message_of
+from service.sessions.running.call import SessionCall, SessionServices
+from service.sessions.running.translate import translate
 from service.sessions.transfer.exporting import SessionExport, begin_export
 from service.sessions.transfer.importing import ImportedBody
 from service.sessions.transfer.manifest import read_manifest
 from service.sessions.transfer.query import ExportQuery
-from service.sessions.translate import translate
 from service.wire import Message
 from service.wire.safetensors_codec import Header
 

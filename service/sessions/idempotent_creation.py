@@ -8,11 +8,11 @@ from typing import NamedTuple
 from service.access.tenant import Tenant
 from service.inference.handler import RequestContext
 from service.lifecycle import Lifecycle
-from service.sessions.answer import SessionAnswer
-from service.sessions.call import SessionServices
 from service.sessions.errors import OperationTimedOut
-from service.sessions.idempotency import IdempotencyKeys, Recorded
-from service.sessions.session import Session
+from service.sessions.lifetime.idempotency import IdempotencyKeys, Recorded
+from service.sessions.lifetime.session import Session
+from service.sessions.running.answer import SessionAnswer
+from service.sessions.running.call import SessionServices
 
 
 class CreateOptions(NamedTuple):

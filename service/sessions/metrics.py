@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from rope_core.kvcache.arena import Arena
 from service.sessions.errors import GoneReason
-from service.sessions.session import Session
+from service.sessions.lifetime.session import Session
 
 TIERS = ("device", "host")
 

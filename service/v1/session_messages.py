@@ -9,7 +9,7 @@ from rope_core import ConfigError
 from service.asgi.problems import problem_for
 from service.errors import BadMessage, UnknownName
 from service.sessions import paths
-from service.sessions.answer import SessionAnswer
+from service.sessions.running.answer import SessionAnswer
 from service.wire import Buffer, Message, Parameters, params_key, safetensors_codec
 
 GUARDED = frozenset(("append", "step", "truncate"))

@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from service.asgi.problems import PROBLEMS
-from service.sessions import changes, paths, step_many_request
-from service.sessions.operations import attach, fork
+from service.sessions import paths
+from service.sessions.creation.session_params import CompactParams, GroupsParams, ModelParams
+from service.sessions.lifetime import changes
+from service.sessions.operations import attach, fork, step_many_request
 from service.sessions.operations.moves import MoveOperation
 from service.sessions.operations.places import EVICT, SHIFT
 from service.sessions.operations.rebase import REBASE
@@ -19,7 +21,6 @@ from service.sessions.operations.select_tail import SELECT_TAIL
 from service.sessions.operations.structural import COMMON, StructuralOperation
 from service.sessions.operations.token_request import APPEND, ATTEND, STEP
 from service.sessions.operations.truncate import TRUNCATE
-from service.sessions.session_params import CompactParams, GroupsParams, ModelParams
 from service.v1.openapi import (
     HEADERS,
     REF_TEMPLATE,

@@ -16,7 +16,7 @@ from service.asgi.problems import code_of
 from service.batching.admission import Admission, Charge
 from service.errors import ServiceError
 from service.inference.handler import InferenceHandler, RequestContext
-from service.sessions.answer import SessionAnswer
+from service.sessions.running.answer import SessionAnswer
 from service.v1.session_messages import encode_answer, encode_failure, read_request
 from service.wire import Buffer, Message
 

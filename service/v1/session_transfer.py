@@ -13,10 +13,10 @@ from service.asgi.body import disconnected
 from service.asgi.io import Event, Headers, Receive, Send
 from service.errors import BadMessage, ClientLeft, TimedOut
 from service.inference.handler import InferenceHandler, RequestContext
-from service.sessions.answer import SessionAnswer
 from service.sessions.handler import CreateOptions, SessionHandler
-from service.sessions.idempotency import begin_digest
+from service.sessions.lifetime.idempotency import begin_digest
 from service.sessions.paths import SESSIONS
+from service.sessions.running.answer import SessionAnswer
 from service.sessions.transfer.exporting import SessionExport
 from service.sessions.transfer.query import read_export_query, read_import_query
 from service.sessions.transfer.threads import run_to_end

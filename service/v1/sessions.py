@@ -20,12 +20,12 @@ from service.errors import (
 )
 from service.inference.handler import RequestContext
 from service.sessions import paths
-from service.sessions.answer import NO_MESSAGE, SessionAnswer
 from service.sessions.errors import OperationTimedOut, SessionGone
 from service.sessions.handler import CreateOptions, SessionHandler
-from service.sessions.idempotency import request_digest
-from service.sessions.parameters import TENSORS
+from service.sessions.lifetime.idempotency import request_digest
 from service.sessions.paths import EXPORT, OPERATIONS, SESSIONS, STEP_MANY
+from service.sessions.requests.parameters import TENSORS
+from service.sessions.running.answer import NO_MESSAGE, SessionAnswer
 from service.sessions.transfer.query import read_query, read_unique
 from service.v1.http_params import HEADER
 from service.v1.routes import SHORT_BODY_BYTES

@@ -3,7 +3,7 @@
 import pytest
 
 from service.access.tenant import Tenant
-from service.sessions.ids import SessionIds
+from service.sessions.lifetime.ids import SessionIds
 from tests.kvcache_oracle.conftest import KEY
 from tests.kvcache_oracle.remote import Remote, Unchanged, client_of, tokens
 from tests.waiting import wait_until

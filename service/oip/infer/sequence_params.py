@@ -9,8 +9,8 @@ from service.endpoints.rope_params import ROPE_PARAMS
 from service.errors import BadMessage
 from service.oip.errors import UnknownSequence
 from service.oip.infer.params import checked_params, merge_rope, parameters_of, parse_text
+from service.sessions.creation.session_params import CompactParams, SessionAttention
 from service.sessions.operations.token_request import STEP
-from service.sessions.session_params import CompactParams, SessionAttention
 from service.wire import NO_PARAMETERS, Parameters
 
 SequenceId = int | str

@@ -1,12 +1,12 @@
 """Attach: append tokens of another session by reference."""
 
 from rope_core import ConfigError
-from service.sessions.answer import SessionAnswer
-from service.sessions.call import SessionCall
 from service.sessions.find_source import find_source
+from service.sessions.lifetime.session import Session
 from service.sessions.operations.structural import COMMON, Guarded, apply_at_turn
-from service.sessions.parameters import MAX_NUMBER, check_names, text, whole, whole_or_list
-from service.sessions.session import Session
+from service.sessions.requests.parameters import MAX_NUMBER, check_names, text, whole, whole_or_list
+from service.sessions.running.answer import SessionAnswer
+from service.sessions.running.call import SessionCall
 
 PARAMS = ("source", "start", "stop", "position", *COMMON)
 

@@ -1,10 +1,10 @@
 """PATCH a session (name, labels, lease, pin, snapshot), and delete it."""
 
-from service.sessions.answer import SessionAnswer, message_of
-from service.sessions.call import SessionCall
-from service.sessions.changes import MEMBERS
-from service.sessions.documents import document
-from service.sessions.parameters import check_names
+from service.sessions.lifetime.changes import MEMBERS
+from service.sessions.lifetime.documents import document
+from service.sessions.requests.parameters import check_names
+from service.sessions.running.answer import SessionAnswer, message_of
+from service.sessions.running.call import SessionCall
 
 
 async def run_change(call: SessionCall) -> SessionAnswer:

@@ -3,11 +3,11 @@
 from rope_core.kvcache.cache import Pending
 from rope_core.kvcache.errors import KVCacheError
 from service.errors import ClientLeft, ServiceError, TimedOut
-from service.sessions.call import SessionCall
 from service.sessions.errors import OperationTimedOut, SessionError
-from service.sessions.jobs import move_bytes, move_job
-from service.sessions.runner import PlannedOperation
-from service.sessions.turns import Turn
+from service.sessions.lifetime.turns import Turn
+from service.sessions.running.call import SessionCall
+from service.sessions.running.jobs import move_bytes, move_job
+from service.sessions.running.runner import PlannedOperation
 
 MAX_SEGMENTS = 8
 """Segments of a row beyond which they are joined. StreamingLLM has 2."""

@@ -10,16 +10,16 @@ from torch import Tensor
 from rope_core.kvcache.cache import KVCache
 from service.errors import UnknownName
 from service.inference.handler import RequestContext
-from service.sessions.answer import SessionAnswer, message_of
-from service.sessions.call import SessionCall, SessionServices
-from service.sessions.configuration import Configuration, configure, with_sinks
-from service.sessions.documents import document
+from service.sessions.creation.configuration import Configuration, configure, with_sinks
+from service.sessions.creation.session_params import CompactParams, ModelParams, read_session_params
+from service.sessions.lifetime.documents import document
+from service.sessions.lifetime.quotas import check_max_tokens, check_rows
+from service.sessions.lifetime.session import Session, SessionOptions
 from service.sessions.operations import tokens
 from service.sessions.operations.token_request import APPEND
 from service.sessions.paths import PREFIX
-from service.sessions.quotas import check_max_tokens, check_rows
-from service.sessions.session import Session, SessionOptions
-from service.sessions.session_params import CompactParams, ModelParams, read_session_params
+from service.sessions.running.answer import SessionAnswer, message_of
+from service.sessions.running.call import SessionCall, SessionServices
 from service.wire import Message
 
 _SINKS = re.compile(r"sinks\.([0-9]{1,4})")

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rope_core import ConfigError
-from service.sessions.answer import SessionAnswer, message_of
-from service.sessions.call import SessionCall, SessionServices
-from service.sessions.documents import document
-from service.sessions.parameters import (
+from service.sessions.lifetime.documents import document
+from service.sessions.lifetime.quotas import MAX_FORKS, MAX_ROWS
+from service.sessions.lifetime.session import Session, SessionOptions
+from service.sessions.paths import PREFIX
+from service.sessions.requests.parameters import (
     check_names,
     check_rows_exist,
     flag,
@@ -15,9 +16,8 @@ from service.sessions.parameters import (
     whole_list,
     whole_or_list,
 )
-from service.sessions.paths import PREFIX
-from service.sessions.quotas import MAX_FORKS, MAX_ROWS
-from service.sessions.session import Session, SessionOptions
+from service.sessions.running.answer import SessionAnswer, message_of
+from service.sessions.running.call import SessionCall, SessionServices
 
 PARAMS = ("rows", "length", "count", "strict", "name", "labels", "ttl_s", "max_age_s", "evictable")
 

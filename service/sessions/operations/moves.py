@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rope_core.kvcache.cache import Pending
-from service.sessions.answer import SessionAnswer
-from service.sessions.call import SessionCall, SessionServices
-from service.sessions.jobs import move_bytes, move_job
+from service.sessions.lifetime.session import Session
 from service.sessions.operations.structural import COMMON, Guarded, state_of
-from service.sessions.parameters import check_names
-from service.sessions.runner import PlannedOperation
-from service.sessions.session import Session
+from service.sessions.requests.parameters import check_names
+from service.sessions.running.answer import SessionAnswer
+from service.sessions.running.call import SessionCall, SessionServices
+from service.sessions.running.jobs import move_bytes, move_job
+from service.sessions.running.runner import PlannedOperation
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rope_core import ConfigError
-from service.sessions.guard import per_row
+from service.sessions.lifetime.session import Session
 from service.sessions.operations.structural import Apply, StructuralOperation
-from service.sessions.parameters import (
+from service.sessions.requests.guard import per_row
+from service.sessions.requests.parameters import (
     MAX_NUMBER,
     check_rows_exist,
     flag,
@@ -14,7 +15,6 @@ from service.sessions.parameters import (
     whole,
     whole_or_list,
 )
-from service.sessions.session import Session
 
 Range = tuple[list[int], list[int], list[int] | None]
 """Start and stop of each row, and the rows; None: all."""

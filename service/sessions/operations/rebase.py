@@ -9,12 +9,12 @@ from rope_core import ConfigError, RopeConfig
 from rope_core.kvcache.cache import Pending
 from service.endpoints.rope_params import AnyRope
 from service.errors import printable
-from service.sessions.call import SessionServices
-from service.sessions.documents import configuration_digest
-from service.sessions.layer_groups import check_rope, rope_document
+from service.sessions.creation.layer_groups import check_rope, rope_document
+from service.sessions.lifetime.documents import configuration_digest
+from service.sessions.lifetime.session import Session
 from service.sessions.operations.moves import Move, MoveOperation
-from service.sessions.parameters import flag, whole_list
-from service.sessions.session import Session
+from service.sessions.requests.parameters import flag, whole_list
+from service.sessions.running.call import SessionServices
 
 _ROPE: TypeAdapter[Any] = TypeAdapter(AnyRope)
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rope_core import ConfigError
+from service.sessions.lifetime.quotas import MAX_ROWS
+from service.sessions.lifetime.session import Session
 from service.sessions.operations.structural import Apply, StructuralOperation
-from service.sessions.parameters import check_rows_exist, whole_list
-from service.sessions.quotas import MAX_ROWS
-from service.sessions.session import Session
+from service.sessions.requests.parameters import check_rows_exist, whole_list
 
 
 def _read(values: Mapping[str, Any]) -> Apply:

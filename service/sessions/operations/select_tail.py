@@ -6,10 +6,10 @@ from typing import Any
 
 from rope_core import ConfigError
 from rope_core.kvcache.cache import Pending
-from service.sessions.call import SessionServices
+from service.sessions.lifetime.session import Session
 from service.sessions.operations.moves import Move, MoveOperation
-from service.sessions.parameters import whole, whole_list
-from service.sessions.session import Session
+from service.sessions.requests.parameters import whole, whole_list
+from service.sessions.running.call import SessionServices
 
 
 def _read(values: Mapping[str, Any], _session: Session, _services: SessionServices) -> Move:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from service.sessions.answer import SessionAnswer
-from service.sessions.call import SessionCall
-from service.sessions.guard import check_guard
+from service.sessions.lifetime.repeats import fingerprint_of
+from service.sessions.lifetime.session import Session
+from service.sessions.lifetime.turns import Turn
 from service.sessions.operations.compaction import compact, plan_compaction
-from service.sessions.parameters import check_names, text, whole, whole_or_list
-from service.sessions.repeats import fingerprint_of
-from service.sessions.session import Session
-from service.sessions.turns import Turn
+from service.sessions.requests.guard import check_guard
+from service.sessions.requests.parameters import check_names, text, whole, whole_or_list
+from service.sessions.running.answer import SessionAnswer
+from service.sessions.running.call import SessionCall
 
 COMMON = ("expected_length", "expected_generation", "op_id")
 """Parameters of all operations that change a session and have no digest."""

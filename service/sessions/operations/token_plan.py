@@ -8,13 +8,13 @@ from torch import Tensor
 from rope_core.kvcache.cache import Pending
 from rope_core.kvcache.run import LayerInput
 from service.sessions.errors import SessionConflict
-from service.sessions.guard import check_append
+from service.sessions.lifetime.registry import SessionRegistry
+from service.sessions.lifetime.repeats import append_digest, payload_digest
+from service.sessions.lifetime.session import Session
 from service.sessions.operations.token_request import TokenRequest
-from service.sessions.parameters import check_rows_exist
-from service.sessions.registry import SessionRegistry
-from service.sessions.repeats import append_digest, payload_digest
-from service.sessions.session import Session
-from service.sessions.tensors import Tokens, check_num_rows
+from service.sessions.requests.guard import check_append
+from service.sessions.requests.parameters import check_rows_exist
+from service.sessions.requests.tensors import Tokens, check_num_rows
 from service.wire.elements import memory_at, view_as_bytes
 
 

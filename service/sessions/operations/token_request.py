@@ -9,8 +9,8 @@ import torch
 from rope_core import ConfigError, ShapeError
 from rope_core.kvcache.config import KVGroup
 from service.errors import MissingTensor, printable
-from service.sessions.layout import Layout
-from service.sessions.parameters import (
+from service.sessions.requests.layout import Layout
+from service.sessions.requests.parameters import (
     check_names,
     flag,
     rows_of,
@@ -18,7 +18,7 @@ from service.sessions.parameters import (
     whole_list,
     whole_or_list,
 )
-from service.sessions.tensors import Tokens, read_tokens
+from service.sessions.requests.tensors import Tokens, read_tokens
 from service.wire import Message
 
 _OF_LAYER = ("layer", "layers", "rows")

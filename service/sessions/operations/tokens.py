@@ -9,19 +9,19 @@ from torch import Tensor
 
 from rope_core.kvcache.run import LayerOutput
 from service.errors import TimedOut
-from service.sessions.answer import NO_MESSAGE, NO_TENSORS, SessionAnswer
-from service.sessions.call import SessionCall
 from service.sessions.errors import OperationTimedOut
-from service.sessions.jobs import make_jobs
-from service.sessions.layout import layout_of
+from service.sessions.lifetime.session import Session
 from service.sessions.operations.token_plan import commit_plan, decide, payload_digests, plan
 from service.sessions.operations.token_request import (
     TokenOperation,
     TokenRequest,
     read_request,
 )
-from service.sessions.runner import PlannedOperation
-from service.sessions.session import Session
+from service.sessions.requests.layout import layout_of
+from service.sessions.running.answer import NO_MESSAGE, NO_TENSORS, SessionAnswer
+from service.sessions.running.call import SessionCall
+from service.sessions.running.jobs import make_jobs
+from service.sessions.running.runner import PlannedOperation
 
 INLINE_DIGEST_BYTES = 2**20
 """Most bytes of new keys and values whose digests are computed on the event loop: 0.1 ms."""

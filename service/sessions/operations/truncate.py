@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rope_core import ConfigError
-from service.sessions.guard import conflict, per_row
+from service.sessions.lifetime.session import Session
 from service.sessions.operations.structural import Apply, StructuralOperation
-from service.sessions.parameters import whole, whole_or_list
-from service.sessions.session import Session
+from service.sessions.requests.guard import conflict, per_row
+from service.sessions.requests.parameters import whole, whole_or_list
 
 
 def _read(values: Mapping[str, Any]) -> Apply:

@@ -10,10 +10,10 @@ from rope_core.kvcache.transfer.digest import rope_digest
 from rope_core.kvcache.transfer.exporting import PIECE_BYTES, Export, export
 from rope_core.kvcache.transfer.snapshot import take_snapshot
 from service import __version__
-from service.sessions.call import SessionCall
-from service.sessions.session import Session
+from service.sessions.lifetime.session import Session
+from service.sessions.running.call import SessionCall
+from service.sessions.running.translate import translate
 from service.sessions.transfer.query import ExportQuery
-from service.sessions.translate import translate
 from service.wire import Buffer, Parameters, safetensors_codec
 from service.wire.elements import view_as_bytes
 

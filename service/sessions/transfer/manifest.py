@@ -11,9 +11,9 @@ from rope_core import ConfigError, ShapeError
 from rope_core.kvcache.transfer.digest import rope_digest
 from service.endpoints.rope_resolver import RopeResolver
 from service.errors import BadMessage, MissingTensor, UnknownName, printable
-from service.sessions.configuration import Configuration, configure
-from service.sessions.quotas import check_max_tokens, check_rows
-from service.sessions.session_params import read_session_params
+from service.sessions.creation.configuration import Configuration, configure
+from service.sessions.creation.session_params import read_session_params
+from service.sessions.lifetime.quotas import check_max_tokens, check_rows
 from service.sessions.transfer.exporting import FORMAT_VERSION
 from service.wire.safetensors_codec import Entry, Header
 

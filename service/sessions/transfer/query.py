@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from rope_core.kvcache.transfer.stored import Form
 from service.errors import BadQuery, UnknownName, printable
-from service.sessions.session import SessionOptions
+from service.sessions.lifetime.session import SessionOptions
 
 _FORMS: tuple[Form, ...] = get_args(Form)
 _NUMBER = re.compile(r"[0-9]{1,15}")

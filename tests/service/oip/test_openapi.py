@@ -14,7 +14,7 @@ from service.oip.infer.params import ALIASES, REQUEST_PARAMS
 from service.oip.infer.sequence_params import STEP_PARAMS
 from service.oip.openapi.document import EXAMPLES
 from service.oip.openapi.sequences import EXAMPLE as SEQUENCE_EXAMPLE
-from service.sessions.session_params import (
+from service.sessions.creation.session_params import (
     CompactParams,
     GroupsParams,
     ModelParams,

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 from rope_core.kvcache.errors import ArenaFull
 from service.access.tenant import Tenant
-from service.sessions.ids import SessionIds
-from service.sessions.lease import LeaseLimits
-from service.sessions.registry import SessionRegistry
-from service.sessions.session import Session, SessionOptions
+from service.sessions.lifetime.ids import SessionIds
+from service.sessions.lifetime.lease import LeaseLimits
+from service.sessions.lifetime.registry import SessionRegistry
+from service.sessions.lifetime.session import Session, SessionOptions
 from tests.clock import Clock
 
 ACME, OTHER = Tenant("acme"), Tenant("other")

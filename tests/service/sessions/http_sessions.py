@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from service.lifecycle import Lifecycle
-from service.sessions.call import SessionServices
+from service.sessions.running.call import SessionServices
 from service.wire import Message, Parameters, safetensors_codec
 from tests.service.conftest import asking, running
 

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 import torch
 
-from service.sessions import jobs, offload
+from service.sessions.running import jobs, offload
 from tests.core.kvcache.model import check_invariants
 from tests.service.conftest import every_test_in_one_loop
 from tests.service.messages import check_problem

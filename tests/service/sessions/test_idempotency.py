@@ -6,8 +6,8 @@ import pytest
 
 from rope_core import ConfigError
 from service.errors import BadHeader
-from service.sessions import idempotency
-from service.sessions.idempotency import IdempotencyKeys, request_digest
+from service.sessions.lifetime import idempotency
+from service.sessions.lifetime.idempotency import IdempotencyKeys, request_digest
 from tests.service.sessions.fake_cache import ACME, OTHER, World
 
 DIGEST = request_digest("/v1/sessions", b"body")

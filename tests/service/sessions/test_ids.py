@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.access.tenant import Tenant
-from service.sessions import ids as ids_module
 from service.sessions.errors import NoSession, SessionGone, WrongOwner
-from service.sessions.ids import SessionIds
+from service.sessions.lifetime import ids as ids_module
+from service.sessions.lifetime.ids import SessionIds
 from service.sessions.paths import hash_of_id
 
 ACME, OTHER = Tenant("acme"), Tenant("other")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from rope_core import ConfigError
 from service.sessions.errors import NoSession, SessionGone
-from service.sessions.expiry import MIN_INTERVAL_S
-from service.sessions.lease import LeaseLimits
-from service.sessions.turns import Turn
+from service.sessions.lifetime.expiry import MIN_INTERVAL_S
+from service.sessions.lifetime.lease import LeaseLimits
+from service.sessions.lifetime.turns import Turn
 from tests.service.sessions.fake_cache import ACME, OTHER, World
 
 

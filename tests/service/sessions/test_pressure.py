@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from rope_core.kvcache.errors import ArenaFull, TooManyTokens
 from service.access.tenant import Tenant
 from service.sessions.errors import KVMemoryFull, NoKVMemory, SessionQuota
-from service.sessions.session import SessionOptions
-from service.sessions.turns import Turn
+from service.sessions.lifetime.session import SessionOptions
+from service.sessions.lifetime.turns import Turn
 from tests.service.sessions.fake_cache import ACME, OTHER, FakeCache, World
 
 

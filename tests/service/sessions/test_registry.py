@@ -11,7 +11,6 @@ import pytest
 from rope_core import ConfigError
 from service.access.tenant import Tenant
 from service.errors import BadQuery, ShuttingDown
-from service.sessions.documents import document, list_document
 from service.sessions.errors import (
     Frozen,
     NameTaken,
@@ -20,11 +19,12 @@ from service.sessions.errors import (
     SessionQuota,
     WrongOwner,
 )
-from service.sessions.ids import SessionIds
-from service.sessions.lease import LeaseLimits
-from service.sessions.registry import SessionRegistry
-from service.sessions.session import SessionOptions
-from service.sessions.turns import Turn
+from service.sessions.lifetime.documents import document, list_document
+from service.sessions.lifetime.ids import SessionIds
+from service.sessions.lifetime.lease import LeaseLimits
+from service.sessions.lifetime.registry import SessionRegistry
+from service.sessions.lifetime.session import SessionOptions
+from service.sessions.lifetime.turns import Turn
 from tests.clock import Clock
 from tests.service.sessions.fake_cache import ACME, OTHER, FakeArena, FakeCache, World
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from rope_core import ConfigError
 from service.sessions.errors import SessionConflict
-from service.sessions.guard import check_append, check_guard
-from service.sessions.repeats import (
+from service.sessions.lifetime.repeats import (
     MAX_OP_IDS,
     Repeats,
     append_digest,
     fingerprint_of,
     payload_digest,
 )
+from service.sessions.requests.guard import check_append, check_guard
 
 K, V, POSITIONS = b"k" * 64, b"v" * 64, struct.pack("<2q", 5, 6)
 

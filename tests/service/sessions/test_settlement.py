@@ -12,8 +12,8 @@ from service.batching.run import Completed
 from service.errors import ClientLeft, DeviceFull, DeviceLost, ShuttingDown
 from service.inference.handler import RequestContext
 from service.sessions.errors import OperationTimedOut
-from service.sessions.runner import PlannedOperation, run_operation
-from service.sessions.turns import Turn, Turns
+from service.sessions.lifetime.turns import Turn, Turns
+from service.sessions.running.runner import PlannedOperation, run_operation
 from tests.service.fake_run import Call, HeldDoubler, Submitter, batching
 
 

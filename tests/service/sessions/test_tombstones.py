@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from service.sessions import tombstones as tombstones_module
 from service.sessions.errors import NoSession, SessionGone
-from service.sessions.tombstones import KEPT_S, Tombstones
+from service.sessions.lifetime import tombstones as tombstones_module
+from service.sessions.lifetime.tombstones import KEPT_S, Tombstones
 from tests.clock import Clock
 from tests.service.sessions.fake_cache import World
 

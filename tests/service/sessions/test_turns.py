@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from service.sessions.turns import Turn, Turns
+from service.sessions.lifetime.turns import Turn, Turns
 
 
 def runs_without_a_loop(coroutine):

@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Protocol
 
-from service.sessions.session import Session
+from service.sessions.lifetime.session import Session
 
 MIN_INTERVAL_S = 1.0
 """Shortest time between two wakes of the timer."""

@@ -15,15 +15,15 @@ from rope_core.kvcache.run import LayerOutput
 from service.batching.run import Completed
 from service.errors import ClientLeft
 from service.inference.handler import InferenceHandler, RequestContext
-from service.sessions.answer import NO_TENSORS, SessionAnswer, message_of
 from service.sessions.errors import Frozen, OperationTimedOut
-from service.sessions.jobs import SessionJob, SessionRunner
-from service.sessions.offload import Offload
-from service.sessions.pieces import join_pieces
-from service.sessions.registry import SessionRegistry
-from service.sessions.runner import PlannedOperation, run_operation
-from service.sessions.session import Session
-from service.sessions.turns import Turn
+from service.sessions.lifetime.registry import SessionRegistry
+from service.sessions.lifetime.session import Session
+from service.sessions.lifetime.turns import Turn
+from service.sessions.running.answer import NO_TENSORS, SessionAnswer, message_of
+from service.sessions.running.jobs import SessionJob, SessionRunner
+from service.sessions.running.offload import Offload
+from service.sessions.running.pieces import join_pieces
+from service.sessions.running.runner import PlannedOperation, run_operation
 from service.wire import Message
 
 

@@ -11,11 +11,11 @@ from rope_core.kvcache.errors import ArenaFull, SharedPages, TooManyTokens
 from rope_core.kvcache.plan import MovePlan, PageCopy
 from service.inference.handler import RequestContext
 from service.sessions.errors import KVMemoryFull, NoKVMemory
-from service.sessions.jobs import SessionJob, SessionRunner, move_bytes, move_job
-from service.sessions.registry import SessionRegistry
-from service.sessions.runner import PlannedOperation
-from service.sessions.session import Session
-from service.sessions.turns import Turn
+from service.sessions.lifetime.registry import SessionRegistry
+from service.sessions.lifetime.session import Session
+from service.sessions.lifetime.turns import Turn
+from service.sessions.running.jobs import SessionJob, SessionRunner, move_bytes, move_job
+from service.sessions.running.runner import PlannedOperation
 
 T = TypeVar("T")
 

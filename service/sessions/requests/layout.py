@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rope_core import ConfigError
 from rope_core.kvcache.config import KVConfig, KVGroup
-from service.sessions.session import Session
+from service.sessions.lifetime.session import Session
 
 
 @dataclass(frozen=True, slots=True)

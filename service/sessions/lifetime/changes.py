@@ -5,10 +5,10 @@ from typing import Any
 
 from rope_core import ConfigError
 from service.sessions.errors import Frozen
-from service.sessions.lease import LeaseLimits
-from service.sessions.names import TenantSessions
-from service.sessions.quotas import TenantQuota
-from service.sessions.session import Session, check_labels, check_name
+from service.sessions.lifetime.lease import LeaseLimits
+from service.sessions.lifetime.names import TenantSessions
+from service.sessions.lifetime.quotas import TenantQuota
+from service.sessions.lifetime.session import Session, check_labels, check_name
 
 MEMBERS = ("name", "labels", "ttl_s", "pinned", "frozen")
 """What may be changed."""

@@ -9,18 +9,18 @@ from rope_core.kvcache.cache import KVCache
 from rope_core.kvcache.errors import ArenaFull
 from service.access.tenant import Tenant
 from service.errors import ShuttingDown
-from service.sessions.changes import apply_changes
-from service.sessions.documents import configuration_digest
 from service.sessions.errors import KVMemoryFull, NoKVMemory, SessionQuota
-from service.sessions.expiry import CallLater, call_later
-from service.sessions.ids import SessionIds
-from service.sessions.lease import LeaseLimits
-from service.sessions.pressure import eviction_order, with_room
-from service.sessions.quotas import TenantQuota, check_forks
-from service.sessions.repeats import Repeats
-from service.sessions.session import Session, SessionOptions, check_labels, check_name
-from service.sessions.table import SessionTable
-from service.sessions.turns import Turns
+from service.sessions.lifetime.changes import apply_changes
+from service.sessions.lifetime.documents import configuration_digest
+from service.sessions.lifetime.expiry import CallLater, call_later
+from service.sessions.lifetime.ids import SessionIds
+from service.sessions.lifetime.lease import LeaseLimits
+from service.sessions.lifetime.pressure import eviction_order, with_room
+from service.sessions.lifetime.quotas import TenantQuota, check_forks
+from service.sessions.lifetime.repeats import Repeats
+from service.sessions.lifetime.session import Session, SessionOptions, check_labels, check_name
+from service.sessions.lifetime.table import SessionTable
+from service.sessions.lifetime.turns import Turns
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ import torch
 from rope_core import AttentionConfig, ConfigError, ShapeError
 from rope_core.kvcache.config import KVConfig
 from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
-from service.sessions.layer_groups import (
+from service.sessions.creation.layer_groups import (
     Group,
     attention_of,
     check_rope,
@@ -17,8 +17,8 @@ from service.sessions.layer_groups import (
     kv_group,
     rope_document,
 )
-from service.sessions.model_groups import groups_of_model
-from service.sessions.session_params import (
+from service.sessions.creation.model_groups import groups_of_model
+from service.sessions.creation.session_params import (
     GroupsParams,
     ModelParams,
     SessionGroup,

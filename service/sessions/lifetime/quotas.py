@@ -5,7 +5,7 @@ from math import ceil
 from rope_core import ConfigError
 from service.access.tenant import Tenant
 from service.sessions.errors import SessionQuota
-from service.sessions.names import TenantSessions
+from service.sessions.lifetime.names import TenantSessions
 
 MAX_ROWS = 1024
 """Most rows of a session."""

@@ -14,7 +14,7 @@ from rope_core.kvcache.run import LayerInput, LayerOutput, run_layers, run_moves
 from service.batching.run import Run
 from service.device import Device
 from service.inference.engine import SECONDS_PER_SEQUENCE, Runner
-from service.sessions.pieces import (
+from service.sessions.running.pieces import (
     PIECE_S,
     PIECE_TOKENS,
     append_pieces,

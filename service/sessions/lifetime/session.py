@@ -8,10 +8,10 @@ from rope_core import ConfigError
 from rope_core.kvcache.cache import KVCache
 from service.access.tenant import Tenant
 from service.sessions.errors import GoneReason, SessionGone
-from service.sessions.ids import SessionId
-from service.sessions.lease import Lease
-from service.sessions.repeats import Repeats
-from service.sessions.turns import Turns
+from service.sessions.lifetime.ids import SessionId
+from service.sessions.lifetime.lease import Lease
+from service.sessions.lifetime.repeats import Repeats
+from service.sessions.lifetime.turns import Turns
 
 MAX_NAME_CHARS = 64
 """Length of the longest name of a session, and of the longest label."""

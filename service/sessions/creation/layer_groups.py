@@ -7,7 +7,7 @@ from rope_core import AttentionConfig, ConfigError, RopeConfig
 from rope_core.kvcache.config import KVGroup
 from service.endpoints.rope_params import Model, PresetModel, Rope
 from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
-from service.sessions.session_params import SessionAttention
+from service.sessions.creation.session_params import SessionAttention
 
 
 @dataclass(slots=True)

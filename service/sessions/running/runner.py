@@ -14,8 +14,8 @@ from service.batching.run import Completed
 from service.errors import TimedOut
 from service.inference.handler import RequestContext, run_entry
 from service.sessions.errors import OperationTimedOut
-from service.sessions.jobs import SessionJob
-from service.sessions.turns import Turn
+from service.sessions.lifetime.turns import Turn
+from service.sessions.running.jobs import SessionJob
 
 log = logging.getLogger("rope.failures")
 

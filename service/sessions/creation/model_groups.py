@@ -6,8 +6,8 @@ from rope_core import AttentionConfig, ConfigError
 from rope_core.hf import read_heads
 from service.endpoints.rope_params import Model, PresetModel
 from service.endpoints.rope_resolver import ResolvedRope, RopeResolver
-from service.sessions.layer_groups import Group, attention_of, check_rope, rope_document
-from service.sessions.session_params import MAX_LAYERS, ModelParams
+from service.sessions.creation.layer_groups import Group, attention_of, check_rope, rope_document
+from service.sessions.creation.session_params import MAX_LAYERS, ModelParams
 
 
 def groups_of_model(

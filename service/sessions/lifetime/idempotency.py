@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from rope_core import ConfigError
 from service.access.tenant import Tenant
 from service.errors import BadHeader
-from service.sessions.session import Session
+from service.sessions.lifetime.session import Session
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from rope_core import ConfigError, ShapeError
-from service.sessions.call import SessionServices
 from service.sessions.operations.token_request import read_out_dtype
-from service.sessions.parameters import check_names, flag, whole, whole_list
-from service.sessions.tensors import read_row_lengths
+from service.sessions.requests.parameters import check_names, flag, whole, whole_list
+from service.sessions.requests.tensors import read_row_lengths
+from service.sessions.running.call import SessionServices
 from service.wire import Message
 
 REQUIRED = ("q", "k", "v", "cu_seqlens")

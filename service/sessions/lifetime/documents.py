@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from service.sessions.session import Session
+from service.sessions.lifetime.session import Session
 
 
 def configuration_digest(configuration: Mapping[str, Any]) -> str:

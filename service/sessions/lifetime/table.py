@@ -7,12 +7,12 @@ from functools import partial
 
 from service.access.tenant import Tenant
 from service.sessions.errors import GoneReason, NoSession, SessionGone
-from service.sessions.expiry import CallLater, ExpiryTimer, call_later
-from service.sessions.ids import SessionIds
-from service.sessions.names import TenantSessions, check_limit, read_cursor, write_cursor
-from service.sessions.session import Session
-from service.sessions.tombstones import Tombstones
-from service.sessions.turns import do_nothing
+from service.sessions.lifetime.expiry import CallLater, ExpiryTimer, call_later
+from service.sessions.lifetime.ids import SessionIds
+from service.sessions.lifetime.names import TenantSessions, check_limit, read_cursor, write_cursor
+from service.sessions.lifetime.session import Session
+from service.sessions.lifetime.tombstones import Tombstones
+from service.sessions.lifetime.turns import do_nothing
 
 
 class SessionTable:

@@ -6,7 +6,7 @@ from itertools import count, islice
 from rope_core.kvcache.cache import KVCache
 from service.errors import BadQuery, printable
 from service.sessions.errors import NameTaken
-from service.sessions.session import Session
+from service.sessions.lifetime.session import Session
 
 DEFAULT_LIMIT = 100
 """Sessions of a page of a list."""

@@ -16,19 +16,19 @@ from service.asgi.problems import problem_for
 from service.batching.run import Completed
 from service.errors import ServiceError
 from service.inference.handler import RequestContext
-from service.sessions.answer import SessionAnswer, message_of
-from service.sessions.call import SessionServices, wait_for
 from service.sessions.errors import Frozen, KVMemoryFull, SessionError
-from service.sessions.jobs import make_jobs
-from service.sessions.layout import layout_of
+from service.sessions.lifetime.session import Session
+from service.sessions.lifetime.turns import Turn
+from service.sessions.operations.step_many_request import Packed, read_packed_request
 from service.sessions.operations.token_plan import Decision, commit_plan, decide, plan
 from service.sessions.operations.token_request import STEP, TokenRequest
-from service.sessions.runner import PlannedOperation
-from service.sessions.session import Session
-from service.sessions.step_many_request import Packed, read_packed_request
-from service.sessions.tensors import read_packed
-from service.sessions.translate import translate
-from service.sessions.turns import Turn
+from service.sessions.requests.layout import layout_of
+from service.sessions.requests.tensors import read_packed
+from service.sessions.running.answer import SessionAnswer, message_of
+from service.sessions.running.call import SessionServices, wait_for
+from service.sessions.running.jobs import make_jobs
+from service.sessions.running.runner import PlannedOperation
+from service.sessions.running.translate import translate
 from service.wire import Message
 
 

@@ -10,7 +10,7 @@ from service.sessions.errors import (
     SessionConflict,
     SessionTooLong,
 )
-from service.sessions.session import Session
+from service.sessions.lifetime.session import Session
 
 
 def translate(

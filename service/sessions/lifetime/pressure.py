@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rope_core.kvcache.errors import ArenaFull
-from service.sessions.session import Session
+from service.sessions.lifetime.session import Session
 
 T = TypeVar("T")
 

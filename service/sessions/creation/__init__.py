@@ -1,0 +1,1 @@
+"""The configuration of a new session, from its parameters or from a model."""
