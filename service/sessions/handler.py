@@ -186,7 +186,7 @@ class SessionHandler:
         return ImportedBody(manifest)
 
     async def allocate_import(
-        self, body: ImportedBody, options: SessionOptions, context: RequestContext
+        self, body: ImportedBody, options: SessionOptions, context: RequestContext, key: str | None
     ) -> KVCache:
         """Return the cache of an import, once its positions and segments have been received.
 
@@ -197,6 +197,7 @@ class SessionHandler:
         """
         arena = await self.services.get_arena(context)
         rows, owner = body.rows(), context.tenant.name
+        options = self._creation.begin_options(context.tenant, key, options)
         try:
             return self.services.registry.begin_import(
                 context.tenant, lambda: body.make_cache(rows, arena, owner), options

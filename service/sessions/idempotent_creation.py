@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from service.access.tenant import Tenant
@@ -10,7 +11,7 @@ from service.inference.handler import RequestContext
 from service.lifecycle import Lifecycle
 from service.sessions.errors import OperationTimedOut
 from service.sessions.lifetime.idempotency import IdempotencyKeys, Recorded
-from service.sessions.lifetime.session import Session
+from service.sessions.lifetime.session import Session, SessionOptions
 from service.sessions.running.answer import SessionAnswer
 from service.sessions.running.call import SessionServices
 
@@ -40,6 +41,18 @@ class IdempotentCreation:
     def update_draining(self) -> None:
         """Set in the registry whether new sessions are refused: the service is ending."""
         self._services.registry.is_draining = self._lifecycle.ending
+
+    def begin_options(
+        self, tenant: Tenant, key: str | None, options: SessionOptions
+    ) -> SessionOptions:
+        """Return what the cache of an import is checked for before its data arrives.
+
+        If a request with the key has created a session before, the name is left out: this import
+        may be its repeat, and the name is that of its own session.
+        """
+        if key is not None and self._keys.has_recorded(tenant, key):
+            return replace(options, name=None)
+        return options
 
     async def run(
         self,

@@ -193,6 +193,8 @@ async def receive_import(
         got = f"{body.manifest.numbers_bytes:,}"
         raise inference.too_large("positions and segments, in bytes,", 1, got)
     context.charge.add(NUMBERS_FACTOR * body.manifest.numbers_bytes + 3 * BLOCK_BYTES)
+    value = headers.get(b"idempotency-key")
+    key = None if value is None else value.decode("latin-1")
     path = SESSIONS + (f"?{query.decode('latin-1')}" if query else "")
     digest = begin_digest(path)
     digest.update(start.received)
@@ -204,7 +206,7 @@ async def receive_import(
             block = body.take_numbers(memoryview(data))
         if not body.has_numbers:
             body.finish()
-        cache = await handler.allocate_import(body, options, context)
+        cache = await handler.allocate_import(body, options, context, key)
         pending = bytearray(block)
         while True:
             while len(pending) < BLOCK_BYTES and (data := await parts.next(digest)):
@@ -214,10 +216,7 @@ async def receive_import(
             await run_to_end(inference.io_executor, partial(body.write, bytes(pending)))
             pending = bytearray()
         body.finish()
-        key = headers.get(b"idempotency-key")
-        repeat = CreateOptions()
-        if key is not None:
-            repeat = CreateOptions(key.decode("latin-1"), digest.digest())
+        repeat = CreateOptions() if key is None else CreateOptions(key, digest.digest())
         return await handler.end_import(body, cache, options, context, repeat)
     finally:
         if cache is not None:

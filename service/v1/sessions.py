@@ -73,6 +73,11 @@ INLINE_DIGEST_BYTES = 2**17
 
 _NO_QUERY = "this route has no parameters in the query: send them in the body"
 
+_NO_EXPORT = (
+    "only an import has parameters in the query, and the body is no export: "
+    "send the file of an export as application/x-safetensors, or parameters in the body"
+)
+
 
 class SessionRoutes:
     """All routes of sessions as one ASGI application."""
@@ -171,7 +176,7 @@ class SessionRoutes:
                     return
                 receive = start.receive
             if query:
-                raise BadQuery(_NO_QUERY)
+                raise BadQuery(_NO_EXPORT if path == SESSIONS else _NO_QUERY)
             batcher = self._inference.batcher
             if (operation in _RUNS or path == STEP_MANY) and batcher.load.num_waiting:
                 batcher.check(deadline, tenant)

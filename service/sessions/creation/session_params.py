@@ -187,7 +187,9 @@ def read_session_params(values: Mapping[str, Any]) -> SessionParams:
     try:
         return model.model_validate(dict(values))
     except ValidationError as invalid:
-        first = invalid.errors(include_url=False, include_context=False)[0]
+        errors = invalid.errors(include_url=False, include_context=False)
+    # an unknown name often is a required one with a typing error
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     raise _explain(model, values, first)
 
 

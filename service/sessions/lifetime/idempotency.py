@@ -83,6 +83,11 @@ class IdempotencyKeys:
         self._tenants: dict[str, dict[str, _Entry]] = {}
         """By name of the tenant and key, oldest first."""
 
+    def has_recorded(self, tenant: Tenant, key: str) -> bool:
+        """Return whether a request with the key has created sessions before."""
+        entry = self._tenants.get(tenant.name, {}).get(key)
+        return entry is not None and entry.recorded is not None
+
     def claim(self, tenant: Tenant, key: str, digest: bytes) -> "Claim":
         """Return a claim of a key, for `async with`.
 

@@ -1,6 +1,7 @@
 """Attach: append tokens of another session by reference."""
 
 from rope_core import ConfigError
+from rope_core.kvcache.structure import check_level
 from service.sessions.find_source import find_source
 from service.sessions.lifetime.session import Session
 from service.sessions.operations.structural import COMMON, Guarded, apply_at_turn
@@ -28,6 +29,7 @@ async def run(call: SessionCall) -> SessionAnswer:
         raise ConfigError("source", expected, "one with others")
 
     def apply(session: Session) -> None:
+        check_level(source.cache)
         length = source.cache.length
         last = min(length) if stop is None else stop
         if not start <= last <= min(length):

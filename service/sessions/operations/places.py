@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rope_core import ConfigError
+from rope_core.kvcache.structure import check_level
 from service.sessions.lifetime.session import Session
 from service.sessions.operations.structural import Apply, StructuralOperation
 from service.sessions.requests.guard import per_row
@@ -75,6 +76,8 @@ def _read_recent(values: Mapping[str, Any]) -> Callable[[Session], Range]:
 
 
 def _lengths(session: Session, rows: Sequence[int] | None) -> list[int]:
+    """Return the length of each row. Raises LayersDiffer: it would not be that of all layers."""
+    check_level(session.cache)
     length = session.cache.length
     if rows is None:
         return length

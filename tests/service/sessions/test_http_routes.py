@@ -65,6 +65,12 @@ async def test_lists_by_label_name_and_cursor(http):
     check_problem(unknown, 422, "unknown", "did you mean label?")
 
 
+async def test_an_unknown_name_is_told_before_a_missing_one(http):
+    for params in ({"heds": 2, "head_dim": 4}, {"groups": [{"heds": 2, "head_dim": 4}]}):
+        refused = await http.client.post("/v1/sessions", json=params)
+        check_problem(refused, 422, "unknown", "heads?")
+
+
 async def test_changes(http):
     session = await http.new()
     path = f"/v1/sessions/{session}"

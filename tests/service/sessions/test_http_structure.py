@@ -163,13 +163,18 @@ async def test_layers_that_differ(http):
     before = await http.state(session)
     for operation, params in (
         ("evict", {"start": 0, "stop": 0}),
-        ("shift", {"start": 0, "stop": 0, "delta": 1}),
+        ("evict", {"start": 0, "stop": 2}),
+        ("evict", {"sinks": 1, "recent": 0}),
+        ("shift", {"start": 0, "stop": 2, "delta": 1}),
         ("reorder", {"rows": [0]}),
         ("fork", {"strict": True}),
     ):
         refused = await http.call(session, operation, **params)
         check_problem(refused.response, 409, "layers_differ", "")
         assert refused.params["lengths"] == [[2], [0]]
+    target = await http.new(layers=2)
+    refused = await http.call(target, "attach", source=session, start=0, stop=2)
+    check_problem(refused.response, 409, "layers_differ", "")
     assert await http.state(session) == before
     assert (await http.ok(session, "fork"))["sessions"][0]["lengths"] == [[0], [0]]
     assert (await http.ok(session, "truncate", drop=0))["length"] == [0]

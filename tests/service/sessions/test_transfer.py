@@ -384,11 +384,15 @@ async def test_an_import_is_repeated_by_its_key(http):
     named = await imported(http, body, "?name=taken")
     taken = await imported(http, body, "?name=taken")
     assert (taken.status, taken["code"]) == (409, "name_taken")
+    key = {"idempotency-key": "import-2"}
+    own = await imported(http, body, "?name=mine", key)
+    again = await imported(http, body, "?name=mine", key)
+    assert (again.status, again["id"], again["name"]) == (201, own["id"], "mine")
     for query in ("?ttl_s=0", "?ttl_s=9e9"):
         assert (await imported(http, body, query)).status == 422
     for query in ("?ttl_s=x", "?ttl_s=nan", "?name=a&name=b", "?ttl_s"):
         assert (await imported(http, body, query)).status == 400
-    for each in (session, first["id"], named["id"]):
+    for each in (session, first["id"], named["id"], own["id"]):
         await http.client.delete(f"/v1/sessions/{each}")
 
 
@@ -396,7 +400,7 @@ async def test_other_bodies_are_creates_as_before(http):
     created = await http.create(kv(3), **SMALL)
     assert created.status == 201
     query = await http.post("/v1/sessions?ttl_s=60", {}, **SMALL)
-    check_problem(query.response, 400, "bad_query", "in the query")
+    check_problem(query.response, 400, "bad_query", "the body is no export")
     await http.client.delete(f"/v1/sessions/{created['id']}")
 
 
