@@ -450,7 +450,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         sessions.SessionGone,
-        "The session has ended; `reason` tells why.",
+        "The session has ended; `reason` says why.",
         "Create another session, and append the tokens again.",
         make=lambda: sessions.SessionGone("expired"),
     ),

@@ -130,6 +130,9 @@ class RopeConfig:
     table_row_bytes: int = field(init=False, repr=False, compare=False)
     """Bytes of cos and sin of all angles of one position, and of the scale of xPos."""
 
+    is_general: bool = field(init=False, repr=False, compare=False)
+    """Whether it takes the general operator of `eager_rotary`, whatever the angles."""
+
     _hash: int = field(init=False, repr=False, compare=False)
 
     @classmethod
@@ -178,6 +181,7 @@ class RopeConfig:
         bytes_per_angle = 12 if self.rope_type == "xpos" else 8
         object.__setattr__(self, "table_row_bytes", len(table.inv_freq) * bytes_per_angle)
         object.__setattr__(self, "attention_scaling", scaling)
+        object.__setattr__(self, "is_general", _is_general(self))
         _check_frequencies(self)
 
     def __hash__(self) -> int:
@@ -221,6 +225,16 @@ class RopeConfig:
 _COMPARED = tuple(name for name, part in RopeConfig.__dataclass_fields__.items() if part.compare)
 _KEYWORDS = frozenset(_COMPARED) - {"parameters", "axes_parameters"}
 _CHOICES = {"layout": Layout, "arithmetic": Arithmetic, "rounding": Rounding, "values": Values}
+
+
+def _is_general(rope: RopeConfig) -> bool:
+    return (
+        rope.rounding != "once"
+        or rope.blocks != 1
+        or rope.rope_type == "xpos"
+        or rope.axes == "xdrope"
+        or rope.layout not in ("half", "interleaved")
+    )
 
 
 def _default_rotary_dim(rope: RopeConfig, parameters: dict[str, Any]) -> int:

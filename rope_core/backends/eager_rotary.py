@@ -1,7 +1,6 @@
 """Rotation in plain PyTorch: the general operator, and fast ones for the two usual layouts."""
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,21 +12,9 @@ from rope_core.layouts import deinterleave, expand_to_channels, interleave, rota
 from rope_core.torch_rotation import CHUNK_ELEMENTS, split_tokens, tokens_at_a_time
 
 
-@lru_cache(maxsize=256)
-def is_general(rope: RopeConfig) -> bool:
-    """Tell whether a rope needs the general operator, whatever its angles."""
-    return (
-        rope.rounding != "once"
-        or rope.blocks != 1
-        or rope.rope_type == "xpos"
-        or rope.axes == "xdrope"
-        or rope.layout not in ("half", "interleaved")
-    )
-
-
 def rotary_operator(work: RotaryWork) -> Callable[[RotaryWork], None]:
     """Return the fastest operator of this module for `work`."""
-    needs_general = work.scale is not None or work.cos.ndim != 2 or is_general(work.rope)
+    needs_general = work.scale is not None or work.cos.ndim != 2 or work.rope.is_general
     return rotate_general if needs_general else rotate_pairs
 
 

@@ -21,7 +21,7 @@ from service.sessions.running.call import wait_for
 from service.wire import Message
 
 MAX_ENDED = 4096
-"""Most sequences that are remembered after their sessions have ended, to tell clients why."""
+"""Most sequences that are remembered after their sessions have ended: clients get the reason."""
 
 Key = tuple[str, SequenceId]
 """Name of the tenant, and the id of the sequence."""

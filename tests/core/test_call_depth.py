@@ -15,8 +15,8 @@ MAX_DEPTH = 5
 """`rotate`, its inference mode, the choice of a backend, the backend, its operator. Operators of
 torch take one call more."""
 
-MAX_CALLS = {True: 27, False: 37}
-"""Calls for one token: at most those compiled, and those by operators of torch."""
+MAX_CALLS = {True: 26, False: 36}
+"""Calls for one token, with some slack: 21 compiled, 31 by operators of torch."""
 
 OPERATORS = ("mul", "mul_", "addcmul_", "copy_", "rotate")
 """Operators of torch that rotate, and the compiled function."""

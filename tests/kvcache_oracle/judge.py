@@ -96,9 +96,9 @@ def _compare(call: Call, driver: Driver, lists: ListService, errors: Errors | No
         return
     session = lists.sessions[call.session]
     dtype = session.cache.config.dtype
-    told = "float32" if call.params.get("out_dtype") else dtype
+    out_dtype = "float32" if call.params.get("out_dtype") else dtype
     out, reference = got.tensors["out"], expected.tensors["out"]
-    assert out.dtype == getattr(torch, told), out.dtype
+    assert out.dtype == getattr(torch, out_dtype), out.dtype
     check_close(out, reference, CALL_BOUND[dtype], "out")
     if errors is not None:
         errors.add(dtype, out, reference)

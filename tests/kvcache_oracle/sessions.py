@@ -232,13 +232,13 @@ class ListService:
         """Check the guard of an append: whether it has been done already."""
         cache, params = session.cache, call.params
         lengths = [cache.lengths(layer) for layer in given.layers]
-        told: dict[str, Any] = {"generation": cache.generation}
+        members: dict[str, Any] = {"generation": cache.generation}
         if "layers" in params:
-            told["lengths"] = lengths
+            members["lengths"] = lengths
         else:
-            told["length"] = lengths[0]
+            members["length"] = lengths[0]
         if params.get("expected_generation", cache.generation) != cache.generation:
-            raise Refused(409, "session_conflict", **told)
+            raise Refused(409, "session_conflict", **members)
         expected = params.get("expected_length")
         if expected is None:
             return False
@@ -254,7 +254,7 @@ class ListService:
         ):
             self.num_repeats += 1
             return True
-        raise Refused(409, "session_conflict", **told)
+        raise Refused(409, "session_conflict", **members)
 
     # operations on all layers
 

@@ -1,4 +1,4 @@
-"""What create takes, and what documents and lists tell."""
+"""What create takes, and what documents and lists contain."""
 
 from typing import Any
 

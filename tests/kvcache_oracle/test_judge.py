@@ -24,8 +24,8 @@ class ListDriver:
         if not answer.tensors:
             return answer
         dtype = DTYPES[self.service.sessions[call.session].cache.config.dtype]
-        told = DTYPES["float32"] if call.params.get("out_dtype") else dtype
-        tensors = {"out": answer.tensors["out"].to(told)}
+        out_dtype = DTYPES["float32"] if call.params.get("out_dtype") else dtype
+        tensors = {"out": answer.tensors["out"].to(out_dtype)}
         if "lse" in answer.tensors:
             tensors["lse"] = answer.tensors["lse"].to(DTYPES["float32"])
         return Answer(answer.members, tensors)

@@ -121,13 +121,13 @@ def test_a_deadline_tells_whether_the_length_moved(remote: Remote) -> None:
         given = tokens(200, 1, seed=timeout_ms)
         guard = {"layer": 0, "expected_length": length, "expected_generation": 0}
         reply = remote.call(session, "step", guard, given, x_request_timeout_ms=str(timeout_ms))
-        told = remote.document(session)["lengths"][0][0]
+        reported = remote.document(session)["lengths"][0][0]
         seen.add(reply.status)
         if reply.status == 504:
             committed = reply.params["committed"]
             assert committed in (True, False, "unknown")
             if committed != "unknown":
-                assert told == length + 200 * committed
+                assert reported == length + 200 * committed
             reply = remote.call(session, "step", guard, given)  # a repeat, or the first
         assert reply.status == 200, reply
         length += 200

@@ -99,13 +99,13 @@ def test_a_failure_ends_no_stream(remote: Remote, session: str, stream: ClientCo
         stream.send(frame("attend", 4, {"q": tokens(1, 1)["q"]}, layer=0, softcap=1.0))
         stream.send(write_safetensors({"op": "attend"}, {}))
         problems = [answer(stream)[0] for _ in range(5)]
-        told = [(each["status"], each.get("code"), each["seq"]) for each in problems]
-        assert told[0] == (409, "session_conflict", 1)
+        reported = [(each["status"], each.get("code"), each["seq"]) for each in problems]
+        assert reported[0] == (409, "session_conflict", 1)
         assert problems[0]["length"] == [5]
-        assert told[1] == (400, "bad_message", None)
-        assert (told[2][0] // 100, told[2][2]) == (4, 3)
-        assert told[3] == (422, "unknown", 4)
-        assert told[4][0] in (400, 422)
+        assert reported[1] == (400, "bad_message", None)
+        assert (reported[2][0] // 100, reported[2][2]) == (4, 3)
+        assert reported[3] == (422, "unknown", 4)
+        assert reported[4][0] in (400, 422)
     stream.send(frame("attend", 9, {"q": tokens(1, 1)["q"]}, layer=0))
     assert answer(stream)[0]["seq"] == 9
 
@@ -126,10 +126,10 @@ def test_one_stream_for_all_sessions(
         stream.send(frame("attend", 1, q, layer=0, session=session))
         stream.send(frame("attend", 2, q, layer=0, session=foreign))
         stream.send(frame("attend", 3, q, layer=0))
-        told = [answer(stream)[0] for _ in range(3)]
-        assert told[0]["seq"] == 1
-        assert (told[1]["status"], told[1]["code"]) == (404, "no_session")
-        assert told[2]["status"] in (400, 422)
+        reported = [answer(stream)[0] for _ in range(3)]
+        assert reported[0]["seq"] == 1
+        assert (reported[1]["status"], reported[1]["code"]) == (404, "no_session")
+        assert reported[2]["status"] in (400, 422)
         remote.delete(session)
         stream.send(frame("attend", 4, q, layer=0, session=session))
         problem = answer(stream)[0]

@@ -118,7 +118,7 @@ class PartSum:
     """Answers over parts of the keys, merged by their log-sum-exp, in float32."""
 
     def __init__(self, out: Tensor) -> None:
-        """Start without parts. `out` `[n, H, Dv]` tells the shape."""
+        """Start without parts. `out` `[n, H, Dv]` gives the shape."""
         self._shape, self._device = out.shape, out.device
         self._max_parts = max(2, MERGE_ELEMENTS // max(1, out.numel()))
         self._parts: list[tuple[Tensor, Tensor]] = []

@@ -151,7 +151,7 @@ class Attention:
 
 
 def needs_mask(row: RowPlan) -> bool:
-    """Tell whether a query's index, or a mask, is more than a number for the row tells."""
+    """Return whether a query needs more than the first index of its row: an index or a mask."""
     index = row.q_index
     if row.tail_mask is not None:
         return True

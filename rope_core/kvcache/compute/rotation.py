@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rope_core import compiled
 from rope_core.angles import Angles, angles_at, key_angles
-from rope_core.backends.eager_rotary import is_general, rotary_operator
+from rope_core.backends.eager_rotary import rotary_operator
 from rope_core.backends.work import RotaryWork
 from rope_core.config import RopeConfig
 from rope_core.kvcache.compute.page_memory import as_tensor
@@ -34,7 +34,7 @@ def compiled_rotation(rope: RopeConfig | None) -> CompiledRotation | None:
         return None
     if rope is None:
         return CompiledRotation(0, 0, False)
-    if is_general(rope) or rope.rotary_dim > module.MAX_WIDTH:
+    if rope.is_general or rope.rotary_dim > module.MAX_WIDTH:
         return None
     start = rope.head_dim - rope.rotary_dim if rope.trailing else 0
     return CompiledRotation(rope.half, start, rope.layout == "interleaved")

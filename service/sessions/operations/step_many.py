@@ -48,7 +48,7 @@ class Part:
     result: dict[str, Any] = field(default_factory=dict)
 
     def fail(self, error: Exception) -> None:
-        """Make an error the result of this session alone."""
+        """Make an error the result of one session; the others go on."""
         if isinstance(error, KVCacheError):
             error = translate(error, self.session)
         problem = problem_for(error)
