@@ -211,7 +211,9 @@ def token_angles_at(rope: RopeConfig, position: int) -> Angles:
     rows = table_rows(position + 1, rope)
     if position < 0 or rows is None or rows > USUAL_TABLE_ROWS:
         return _token_angles(rope, position)
-    return position_table(rope, rows).map(lambda table: table[position : position + 1])
+    cos, sin, scale = position_table(rope, rows)
+    row = slice(position, position + 1)
+    return Angles(cos[row], sin[row], None if scale is None else scale[row])
 
 
 def _device_inv_freq(rope: RopeConfig, device: torch.device, backend: str | None) -> Tensor | None:

@@ -91,8 +91,12 @@ class SessionRunner:
         if not is_on_host:
             outputs = [_to_host(output) for output in outputs]
         ended = time.perf_counter()
-        rows = [row for each in inputs for row in each.plan.rows]
-        self.count_run(len(rows), max(len(row.segments) for row in rows))
+        num_rows = most_segments = 0
+        for each in inputs:
+            num_rows += len(each.plan.rows)
+            for row in each.plan.rows:
+                most_segments = max(most_segments, len(row.segments))
+        self.count_run(num_rows, most_segments)
         if len(jobs) == 1:
             return Run([outputs], copied - started, ended - copied)
         results, at = [], 0

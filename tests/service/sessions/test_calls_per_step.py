@@ -24,7 +24,7 @@ from service.wire import Message, Parameters, safetensors_codec
 from tests.service.sessions.http_sessions import SMALL, qkv
 from tests.service.test_calls_per_request import Profile
 
-MAX_CALLS, MAX_FUNCTIONS = 185, 160
+MAX_CALLS, MAX_FUNCTIONS = 175, 152
 """Bounds of a step of one token in one row, by compiled code: what is called today, and some."""
 
 NUM_STEPS = 6
