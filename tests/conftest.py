@@ -97,6 +97,18 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
+    """Add to a failure what its services have written last, and whether they have ended."""
+    report: pytest.TestReport = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for name, value in item.funcargs.items():
+            if isinstance(value, Started):
+                text = f"exit code {value.process.poll()}\n{value.log.read_text()[-2000:]}"
+                report.sections.append((f"service {name}", text))
+    return report
+
+
 class _UrlAndProcess(NamedTuple):
     url: str
     process: subprocess.Popen[bytes]
