@@ -13,6 +13,7 @@ import pytest
 
 NAME = "generated_rope_client"
 CONFIG = {
+    "http_timeout": 60,
     # the generator does not know this media type
     "content_type_overrides": {"application/x-safetensors": "application/octet-stream"},
     "post_hooks": [],
