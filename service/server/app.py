@@ -26,6 +26,7 @@ from service.oip import errors
 from service.oip.http.control import control_routes
 from service.oip.http.routes import infer_routes
 from service.oip.state import OipState
+from service.page.routes import page_routes
 from service.server.api_docs import DESCRIPTION, TAGS, add_api_docs
 from service.server.bootstrap import build_service, lifespan
 from service.server.status import status_routes
@@ -77,6 +78,7 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     status = status_routes(service, lifecycle)
     app.include_router(status)
     app.include_router(control)
+    app.router.routes += page_routes()
     add_api_docs(app, oip_state.repository.models.values())
     routes = (*app.routes, *status.routes, *control.routes)
     app.add_exception_handler(HTTPException, partial(_refuse, routes))
