@@ -68,7 +68,8 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
     async def readyz() -> JSONResponse:
         """The answer is 503 during the warm-up, from SIGTERM on, and after a device failure."""
         ready = lifecycle.phase is Phase.READY
-        return JSONResponse({"status": lifecycle.phase.value}, 200 if ready else 503)
+        status, headers = 200 if ready else 503, {"x-rope-device": service.engine.device.name}
+        return JSONResponse({"status": lifecycle.phase.value}, status, headers)
 
     @router.get(
         "/metrics",
