@@ -43,6 +43,7 @@ export function significant(value, digits = 4) {
 
 /** Return a short form of a large number: 8 192, 131 k, 10 M. */
 export function short(value) {
+  if (value >= 1e9) return `${+(value / 1e9).toPrecision(3)}${THIN}G`;
   if (value >= 1e6) return `${+(value / 1e6).toPrecision(3)}${THIN}M`;
   if (value >= 1e4) return `${+(value / 1e3).toPrecision(3)}${THIN}k`;
   return integer(value);
@@ -73,13 +74,14 @@ export class Refusal extends Error {
   }
 }
 
-/** Call a route below the service's own address and return its JSON; `body` makes it a POST.
+/** Call a route below the service's own address and return its JSON; `body` makes it a POST; a text is
+    sent as it is.
 
     Throws a Refusal where the service refuses, and a TypeError where it does not answer. */
 export async function ask(path, body, { signal: aborted } = {}) {
   const options = { signal: aborted, headers: { accept: "application/json" } };
   if (body !== undefined) {
-    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
+    Object.assign(options, { method: "POST", body: typeof body === "string" ? body : JSON.stringify(body) });
     options.headers["content-type"] = "application/json";
   }
   const response = await fetch(new URL(`../${path}`, location.href), options);
