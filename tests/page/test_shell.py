@@ -60,12 +60,13 @@ def test_the_phase_has_a_text_and_follows_the_service(open_view):
 
     page = open_view("try", before=before)
     shown = page.locator("#phase")
-    for phase, text in (
+    for now, text in (
         ("warming up", "warming up · cuda:0"),
         ("ready", "ready · cuda:0"),
         ("draining", "draining · cuda:0"),
         ("gone", "no answer"),
     ):
+        phase = now
         page.clock.fast_forward(10_000)
         shown.get_by_text(text).wait_for()
         assert shown.inner_text() == text
