@@ -15,7 +15,7 @@ def saved(page, form):
 
 def test_a_figure_is_saved_light_with_its_title_and_source(open_view):
     page = open_view("config", color_scheme="dark", fragment={"preset": "llama-3.1-8b", "pair": 40})
-    page.wait_for_selector("section.fig svg path")
+    page.wait_for_selector("section.fig svg.plot")
     title = page.locator("section.fig h2").first.inner_text()
     name, content = saved(page, "SVG")
     assert name.endswith(".svg")
