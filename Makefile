@@ -142,7 +142,7 @@ $(SERVICE): pyproject.toml setup.py rope_core/pyproject.toml rope_core/_rotary.c
 
 # Triton is tested in its oldest supported version, unless torch brings its own
 $(READY): $(SERVICE) clients/python/pyproject.toml
-	@echo "tools of the tests: 87 packages, 1.2 GB on disk"
+	@echo "tools of the tests: 90 packages, 1.4 GB on disk"
 	@$(BIN)/python -c 'import triton' 2>/dev/null \
 		|| $(BIN)/pip install --quiet "triton==3.6.0; sys_platform == 'linux'"
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]' --editable clients/python
