@@ -15,7 +15,7 @@ JOBS ?= 2
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test clean
+.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -95,6 +95,10 @@ bench-gpu:  ## kernels on a CUDA device; PYTHON must have torch and triton for C
 bench-gpu-first:  ## first run on a CUDA device: facts, answers, speeds, failures in 330 s
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_first
 
+# needs Node, and is needed only after a change of tools/vendor; what it writes is in git
+vendor:  ## build the page's vendor.js, with its licences, from the pinned npm packages
+	cd tools/vendor && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs
+
 DOCKER ?= docker
 
 image:  ## build the container image
@@ -138,7 +142,7 @@ $(SERVICE): pyproject.toml setup.py rope_core/pyproject.toml rope_core/_rotary.c
 
 # Triton is tested in its oldest supported version, unless torch brings its own
 $(READY): $(SERVICE) clients/python/pyproject.toml
-	@echo "tools of the tests: 87 packages, 1.2 GB on disk"
+	@echo "tools of the tests: 90 packages, 1.4 GB on disk"
 	@$(BIN)/python -c 'import triton' 2>/dev/null \
 		|| $(BIN)/pip install --quiet "triton==3.6.0; sys_platform == 'linux'"
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]' --editable clients/python

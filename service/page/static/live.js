@@ -1,0 +1,9 @@
+// The live view.
+import { html } from "./vendor.js";
+import { start, t } from "./page.js";
+
+function View() {
+  return html`<h1>${t("live.title")}</h1>`;
+}
+
+start(View);

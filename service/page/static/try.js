@@ -1,0 +1,9 @@
+// The try view.
+import { html } from "./vendor.js";
+import { start, t } from "./page.js";
+
+function View() {
+  return html`<h1>${t("try.title")}</h1>`;
+}
+
+start(View);
