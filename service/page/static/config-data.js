@@ -158,7 +158,8 @@ async function chooseLayer(from, options) {
   if ("layer" in options || (first.layers ?? []).length < 2) return { base: first, options, kinds };
   const differ = new Set(answers.map(({ parameters }) => JSON.stringify(parameters))).size > 1;
   const fixed = differ || kinds.length ? { ...options, layer: groups[0].layers[0] } : options;
-  return { base: await resolve(from, fixed), options: fixed, kinds };
+  const whole = await resolve(from, fixed).catch(() => null); // refused where single layers differ
+  return whole ? { base: whole, options: fixed, kinds } : { base: first, options: { ...options, layer: 0 }, kinds };
 }
 
 /** Return one answer for each way in which layers rotate, with the layers that do; [] for one way. */
@@ -226,7 +227,7 @@ async function through(stream, change) {
 export function sentence(answer) {
   const composed = language === "zh" ? compose(answer) : null;
   const text = composed ?? answer.summary.replace(/(\d) (?=\d{3}\b)/g, "$1\u202f");
-  const strong = composed ? /(\d+ (?:对旋转|对保持原频率|对混合|对(?:除以 [\d.]+)))/ : /(\b\d+(?: of \d+)? pairs? turns?\b|\b\d+ keeps? |\b\d+ (?:is|are) (?:blended|divided by [\d.]+(?: to [\d.]+)?))/;
+  const strong = composed ? /(\d+ (?:对旋转|对保持原频率|对混合|对(?:除以 [\d.]+(?: 到 [\d.]+)?)))/ : /(\b\d+(?: of \d+)? pairs? turns?\b|\b\d+ keeps? |\b\d+ (?:is|are) (?:blended|divided by [\d.]+(?: to [\d.]+)?))/;
   return { language: composed ? "zh" : "en", parts: text.split(strong).map((part, index) => [part, index % 2 === 1]) };
 }
 

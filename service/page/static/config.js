@@ -157,7 +157,7 @@ function Head() {
   const pairAt = (x) => { const channel = Math.max(0, Math.min(size - 1, Math.floor(x / cell))); return owner[channel] >= 0 ? owner[channel] : nearest(owner, channel); };
   const passed = kinds.filter((name) => name === "passed").length;
   return html`<div class="field"><span class="label">${t("config.head")}</span><div ref=${ref}>
-    <${Plot} width=${width} height="66" label=${t("config.head_label", { n: size })} choice="pair" fallback=${count >> 1} length=${count} indexAt=${pairAt} readout=${(pair) => t("config.pair_title", { pair, first: data[2 * pair], second: data[2 * pair + 1] })} cursor=${cursor}>${marks}</${Plot}></div>
+    <${Plot} width=${width} height="66" label=${t("config.head_label", { n: size })} choice="pair" fallback=${frequencies.data.findLastIndex((value) => value !== 0) + 1 >> 1} length=${count} indexAt=${pairAt} readout=${(pair) => t("config.pair_title", { pair, first: data[2 * pair], second: data[2 * pair + 1] })} cursor=${cursor}>${marks}</${Plot}></div>
     <p class="cap">${t(`layout.${rope.layout}`, { n: Math.abs(data[1] - data[0]) })}${rope.blocks > 1 ? ` ${t("config.blocks", { n: rope.blocks })}` : ""}${passed ? ` ${t("config.passed", { n: passed })}` : ""}</p>
     ${answer.num_axes > 1 && html`<ul class="types">${names.filter((name) => typeof name === "number").map((axis) => html`<li><i class=${`swatch ${axis < 0 ? "mix-ink" : HUES[axis % 4]}`}></i>${axis < 0 ? t("axis.several") : `${letters(axis)} ${axisName(rope, axis)}`} <small>${axes.data.filter((one) => one === axis).length}</small></li>`)}</ul>`}</div>`;
 }
