@@ -59,8 +59,15 @@ export function textOf({ preset, text }) {
   return config ? JSON.stringify(config, null, 2) : "";
 }
 
+let parsed = { text: "", value: null };
+
 /** Return the object in a text, or null. Python also writes NaN and Infinity. */
 export function parse(text) {
+  if (parsed.text !== text) parsed = { text, value: read(text) };
+  return parsed.value;
+}
+
+function read(text) {
   for (const readable of [text, text.replace(/([:[,]\s*)-?(?:NaN|Infinity)\b/g, "$1null")]) {
     try {
       const value = JSON.parse(readable);
@@ -186,21 +193,20 @@ async function otherLength(from, options, answer) {
 /** Return a text for the address: compressed, or a name under which this tab keeps a long one. */
 async function pack(text) {
   const bytes = await through(new Blob([text]).stream(), new CompressionStream("deflate-raw"));
-  if (bytes.length < LONGEST_IN_ADDRESS * 3 / 4) {
-    return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
-  }
-  const name = `~${Date.now().toString(36)}`;
-  kept.set(name, text);
+  const isShort = bytes.length < LONGEST_IN_ADDRESS * 3 / 4;
+  const name = isShort ? btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "") : `~${Date.now().toString(36)}`;
+  last = { name, text };
+  if (isShort) return name;
   try { sessionStorage.setItem(`rope-config-${name}`, text); } catch { /* full: until the tab is loaded again */ }
   return name;
 }
 
-const kept = new Map();
+let last = {}; // what was packed last need not be unpacked
 
 /** Return the text of the address; throws with the `code` "link" if it has none. */
 async function unpack(packed) {
   if (packed.trimStart().startsWith("{")) return packed; // a link written by hand
-  const text = kept.get(packed) ?? (packed[0] === "~" ? sessionStorage.getItem(`rope-config-${packed}`) : null);
+  const text = packed === last.name ? last.text : (packed[0] === "~" ? sessionStorage.getItem(`rope-config-${packed}`) : null);
   if (text !== null) return text;
   try {
     const bytes = Uint8Array.from(atob(packed.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));

@@ -141,10 +141,10 @@ export function Plot({ width, height, label, choice, fallback = 0, index, length
   const place = choice ? choiceOf(choice, { most: length - 1, fallback }) : index;
   const latest = useRef({});
   const set = onIndex ?? (choice && ((to) => choose({ [choice]: to })));
-  latest.current = { place, set, indexAt, length, width, pinned };
+  latest.current = { place, set, indexAt, length, width };
   const [frame] = useState(() => perFrame((clientX, clientY, force) => {
     const now = latest.current;
-    if (!root.current || (now.pinned && !force)) return;
+    if (!root.current || (pins.peek().has(pinName) && !force)) return;
     const box = root.current.getBoundingClientRect();
     const scale = now.width / box.width;
     const to = Math.max(0, Math.min(now.length - 1, now.indexAt((clientX - box.left) * scale, (clientY - box.top) * scale)));
