@@ -87,7 +87,7 @@ def assert_turns(seen: dict[str, Any]) -> None:
 
 def one_of_each_kind() -> list[str]:
     """Return presets that differ in more than the numbers of their summary."""
-    kinds = {}
+    kinds: dict[str, str] = {}
     for name, preset in built_in().items():
         try:
             text = summary(resolve(preset.config, layer=0))

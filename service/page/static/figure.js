@@ -106,7 +106,7 @@ export function Table({ rows: [heading, ...rows], label }) {
   const sorted = column < 0 ? rows : [...rows].sort(order);
   const next = (index) => sortBy({ column: index, sign: index === column ? -sign : 1 });
   const direction = (index) => (index !== column ? undefined : sign > 0 ? "ascending" : "descending");
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table>
+  return html`<div class="scroll" tabindex="0" role="group" aria-label=${label}><table>
     <thead><tr>${heading.map((cell, index) => html`<th class="num" scope="col" aria-sort=${direction(index)}><button type="button" class="quiet" onClick=${() => next(index)}>${cell}</button></th>`)}</tr></thead>
     <tbody>${sorted.map((row) => html`<tr>${row.map((cell) => html`<td class="num">${cell ?? "—"}</td>`)}</tr>`)}</tbody></table></div>`;
 }
