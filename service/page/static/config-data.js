@@ -59,8 +59,15 @@ export function textOf({ preset, text }) {
   return config ? JSON.stringify(config, null, 2) : "";
 }
 
+let parsed = { text: "", value: null };
+
 /** Return the object in a text, or null. Python also writes NaN and Infinity. */
 export function parse(text) {
+  if (parsed.text !== text) parsed = { text, value: read(text) };
+  return parsed.value;
+}
+
+function read(text) {
   for (const readable of [text, text.replace(/([:[,]\s*)-?(?:NaN|Infinity)\b/g, "$1null")]) {
     try {
       const value = JSON.parse(readable);
@@ -158,7 +165,8 @@ async function chooseLayer(from, options) {
   if ("layer" in options || (first.layers ?? []).length < 2) return { base: first, options, kinds };
   const differ = new Set(answers.map(({ parameters }) => JSON.stringify(parameters))).size > 1;
   const fixed = differ || kinds.length ? { ...options, layer: groups[0].layers[0] } : options;
-  return { base: await resolve(from, fixed), options: fixed, kinds };
+  const whole = await resolve(from, fixed).catch(() => null); // refused where single layers differ
+  return whole ? { base: whole, options: fixed, kinds } : { base: first, options: { ...options, layer: 0 }, kinds };
 }
 
 /** Return one answer for each way in which layers rotate, with the layers that do; [] for one way. */
@@ -185,21 +193,20 @@ async function otherLength(from, options, answer) {
 /** Return a text for the address: compressed, or a name under which this tab keeps a long one. */
 async function pack(text) {
   const bytes = await through(new Blob([text]).stream(), new CompressionStream("deflate-raw"));
-  if (bytes.length < LONGEST_IN_ADDRESS * 3 / 4) {
-    return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
-  }
-  const name = `~${Date.now().toString(36)}`;
-  kept.set(name, text);
+  const isShort = bytes.length < LONGEST_IN_ADDRESS * 3 / 4;
+  const name = isShort ? btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "") : `~${Date.now().toString(36)}`;
+  last = { name, text };
+  if (isShort) return name;
   try { sessionStorage.setItem(`rope-config-${name}`, text); } catch { /* full: until the tab is loaded again */ }
   return name;
 }
 
-const kept = new Map();
+let last = {}; // what was packed last need not be unpacked
 
 /** Return the text of the address; throws with the `code` "link" if it has none. */
 async function unpack(packed) {
   if (packed.trimStart().startsWith("{")) return packed; // a link written by hand
-  const text = kept.get(packed) ?? (packed[0] === "~" ? sessionStorage.getItem(`rope-config-${packed}`) : null);
+  const text = packed === last.name ? last.text : (packed[0] === "~" ? sessionStorage.getItem(`rope-config-${packed}`) : null);
   if (text !== null) return text;
   try {
     const bytes = Uint8Array.from(atob(packed.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
@@ -226,7 +233,7 @@ async function through(stream, change) {
 export function sentence(answer) {
   const composed = language === "zh" ? compose(answer) : null;
   const text = composed ?? answer.summary.replace(/(\d) (?=\d{3}\b)/g, "$1\u202f");
-  const strong = composed ? /(\d+ (?:对旋转|对保持原频率|对混合|对(?:除以 [\d.]+)))/ : /(\b\d+(?: of \d+)? pairs? turns?\b|\b\d+ keeps? |\b\d+ (?:is|are) (?:blended|divided by [\d.]+(?: to [\d.]+)?))/;
+  const strong = composed ? /(\d+ (?:对旋转|对保持原频率|对混合|对(?:除以 [\d.]+(?: 到 [\d.]+)?)))/ : /(\b\d+(?: of \d+)? pairs? turns?\b|\b\d+ keeps? |\b\d+ (?:is|are) (?:blended|divided by [\d.]+(?: to [\d.]+)?))/;
   return { language: composed ? "zh" : "en", parts: text.split(strong).map((part, index) => [part, index % 2 === 1]) };
 }
 

@@ -16,14 +16,14 @@ export function pairsOf(answer) {
   const band = divisor.map((value) => (Number.isNaN(value) ? "still" : Math.abs(value - 1) < SAME ? "kept" : Math.abs(value / factor - 1) < SAME ? "divided" : "blended"));
   const turn = (value) => (value ? 2 * Math.PI / value : Infinity);
   return { scaled, plain, divisor, band, turns: scaled.map(turn), plainTurns: plain.map(turn), counts: { kept, blended, divided, still: band.filter((name) => name === "still").length },
-    factor, isScaled: blended + divided > 0, hasBands: blended + divided > 0 && (divided > 1 || !blended), size: scaled.length };
+    factor, isScaled: blended + divided > 0, hasBands: blended + divided > 0 && (divided > 1 || !blended), size: scaled.length, middle: scaled.findLastIndex((value) => value > 0) + 1 >> 1 };
 }
 
 /** Return a number of positions: whole from 1 000 on. */
 export const amount = (value) => (value >= 1000 && value < 1e15 ? integer(value) : significant(value));
 
-/** Return the pair that is chosen; the middle one before a choice. */
-export const chosenPair = (size) => choiceOf("pair", { most: size - 1, fallback: size >> 1 });
+/** Return the pair that is chosen; before a choice, the middle one of those that turn. */
+export const chosenPair = (pairs) => choiceOf("pair", { most: pairs.size - 1, fallback: pairs.middle });
 
 /** Runs of equal values: `[value, first, last]` each. */
 export function runs(values) {
@@ -61,7 +61,7 @@ export function Waves({ view: { answer, other }, name }) {
     : t("config.read_still", { pair }));
   const label = pairs.isScaled ? t("config.waves_scaled", { n: pairs.size, ...pairs.counts, by: significant(pairs.factor) }) : t("config.waves_plain", { n: pairs.size });
   return html`<${Figure} id="waves" title=${t("config.waves")} name=${`${name}-wavelengths`} rows=${rows} curl=${() => curl()} legend=${legend}>
-    <div ref=${ref}><${Plot} width=${width} height=${drawing.height} label=${label} choice="pair" fallback=${pairs.size >> 1} length=${pairs.size}
+    <div ref=${ref}><${Plot} width=${width} height=${drawing.height} label=${label} choice="pair" fallback=${pairs.middle} length=${pairs.size}
       indexAt=${drawing.pairAt} readout=${readout} cursor=${drawing.cursor}>${drawing.marks}</${Plot}></div>
   </${Figure}>`;
 }
@@ -86,7 +86,7 @@ function drawWaves({ width, pairs, answer, beyond, otherName, call }) {
     beyond && points(beyond.turns).map((line_) => html`<path d=${line()(line_)} fill="none" stroke="var(--mix-ink)" stroke-width="2.2" stroke-dasharray="1 4" stroke-linecap="round"><title>${otherName}</title></path>`),
     strip && html`${points(pairs.plainTurns).map((line_) => html`<${Line} points=${line_} kind="b" />`)}<${Dots} kind="b" size=${pairs.size > 80 ? 4.4 : 6} points=${all(pairs.plainTurns.map((turn, pair) => (pairs.band[pair] === "kept" ? Infinity : turn)))} />`,
     points(pairs.turns).map((line_) => html`<${Line} points=${line_} />`), html`<${Dots} points=${all(pairs.turns)} size=${pairs.size > 80 ? 4.4 : 6} />`,
-    pairs.counts.still > 0 && html`<${Dots} kind="b" size="5" points=${pairs.turns.flatMap((turn, pair) => (Number.isFinite(turn) ? [] : [[x(pair), y(turn)]]))} />`,
+    pairs.counts.still > 0 && html`<${Dots} kind="ink-3" size="4" points=${pairs.turns.flatMap((turn, pair) => (Number.isFinite(turn) ? [] : [[x(pair), y(turn)]]))} />`,
     strip && divisorStrip({ pairs, x, base, bottom, left, right, small }),
     axisTicks({ pairs, x, height, left, small })];
   const cursor = (pair, pinned) => {
@@ -250,7 +250,7 @@ export function Score({ view: { answer }, name }) {
 /** The two hands of the chosen pair at a position, and its numbers. */
 export function Clock({ view: { answer }, name }) {
   const pairs = useMemo(() => pairsOf(answer), [answer]);
-  const pair = chosenPair(pairs.size);
+  const pair = chosenPair(pairs);
   const { trained, allowed } = answer.lengths ?? {};
   const most = Math.max(trained ?? 0, allowed ?? 0, 8192) - 1;
   const position = choiceOf("position", { most, fallback: Math.min(5000, most) });

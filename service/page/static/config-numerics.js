@@ -21,7 +21,7 @@ export default function Numerics({ view, name }) {
   const { trained, allowed } = answer.lengths ?? {};
   const positions = useMemo(() => spread(Math.max(trained ?? 0, allowed ?? 0, 8192) - 1), [answer]);
   const [errors, setErrors] = useState(null);
-  const [index, setIndex] = useState(0);
+  const [index, setIndex] = useState(null);
   useEffect(() => {
     const body = (arithmetic) => {
       const options = isParameters(source.text ?? "") ? { arithmetic } : { ...view.options, arithmetic };
@@ -42,7 +42,7 @@ export default function Numerics({ view, name }) {
   const [left, right, top, bottom] = [74, width - (width < 560 ? 8 : 118), 24, 330];
   const x = scaleLog().domain([1, positions.at(-1)]).range([left, right]);
   const y = scaleLog().domain([1e-8, 2]).range([bottom, top]).clamp(true);
-  const shown = Math.min(index, positions.length - 1);
+  const shown = Math.min(index ?? Infinity, positions.length - 1);
   const read = (at) => (isReady ? t("config.error_read", { position: integer(positions[at]), error: significant(errors[at], 2) }) : "");
   const rows = () => [[t("config.position"), "hf", "float64"], ...positions.map((position, at) => [position, errors[at], `≤ ${significant(BANDS[2][1], 2)}`])];
   const legend = html`<span><${Key} />hf</span><span><${Key} kind="b" />float64</span>`;
@@ -52,7 +52,7 @@ export default function Numerics({ view, name }) {
       cursor=${(at) => isReady && html`<line x1=${x(positions[at])} x2=${x(positions[at])} y1=${top} y2=${bottom} stroke="var(--ink-3)" /><${Marker} x=${x(positions[at])} y=${y(errors[at])} />`}>
       ${BANDS.map(([dtype, bound], at) => html`<rect x=${left} y=${y(bound)} width=${right - left} height=${(BANDS[at + 1] ? y(BANDS[at + 1][1]) : bottom) - y(bound)} fill="var(--mix)" fill-opacity=${[0.45, 0.7, 1][at]} />
         <text x=${width < 560 ? right - 4 : right + 10} y=${y(bound) + (width < 560 ? 14 : 4)} text-anchor=${width < 560 ? "end" : "start"} class="tm">${dtype}</text>${width >= 560 && html`<text x=${right + 10} y=${y(bound) + 18}>${significant(bound, 2)}</text>`}`)}
-      <${GridY} y=${y} at=${decades(1e-8, 1)} left=${left} right=${right} form=${(value) => significant(value, 1)} /><${AxisX} x=${x} at=${decades(1, positions.at(-1), 8)} y="350" />
+      <${GridY} y=${y} at=${decades(1e-8, 1)} left=${left} right=${right} form=${(value) => significant(value, 1).replace("1\u00d7", "")} /><${AxisX} x=${x} at=${decades(1, positions.at(-1), 8)} y="350" />
       <${Line} points=${[[left, y(BANDS[2][1])], [right, y(BANDS[2][1])]]} kind="b" />
       ${isReady && html`<${Line} points=${positions.flatMap((position, at) => (errors[at] > 0 ? [[x(position), y(errors[at])]] : []))} />`}</${Plot}></div>
     <p class="cap readout-line">${isReady ? read(shown) : errors ? html`<span lang="en">${errors.message}</span>` : t("config.loading")}</p></${Figure}>`;

@@ -157,7 +157,7 @@ function Head() {
   const pairAt = (x) => { const channel = Math.max(0, Math.min(size - 1, Math.floor(x / cell))); return owner[channel] >= 0 ? owner[channel] : nearest(owner, channel); };
   const passed = kinds.filter((name) => name === "passed").length;
   return html`<div class="field"><span class="label">${t("config.head")}</span><div ref=${ref}>
-    <${Plot} width=${width} height="66" label=${t("config.head_label", { n: size })} choice="pair" fallback=${count >> 1} length=${count} indexAt=${pairAt} readout=${(pair) => t("config.pair_title", { pair, first: data[2 * pair], second: data[2 * pair + 1] })} cursor=${cursor}>${marks}</${Plot}></div>
+    <${Plot} width=${width} height="66" label=${t("config.head_label", { n: size })} choice="pair" fallback=${frequencies.data.findLastIndex((value) => value !== 0) + 1 >> 1} length=${count} indexAt=${pairAt} readout=${(pair) => t("config.pair_title", { pair, first: data[2 * pair], second: data[2 * pair + 1] })} cursor=${cursor}>${marks}</${Plot}></div>
     <p class="cap">${t(`layout.${rope.layout}`, { n: Math.abs(data[1] - data[0]) })}${rope.blocks > 1 ? ` ${t("config.blocks", { n: rope.blocks })}` : ""}${passed ? ` ${t("config.passed", { n: passed })}` : ""}</p>
     ${answer.num_axes > 1 && html`<ul class="types">${names.filter((name) => typeof name === "number").map((axis) => html`<li><i class=${`swatch ${axis < 0 ? "mix-ink" : HUES[axis % 4]}`}></i>${axis < 0 ? t("axis.several") : `${letters(axis)} ${axisName(rope, axis)}`} <small>${axes.data.filter((one) => one === axis).length}</small></li>`)}</ul>`}</div>`;
 }
@@ -218,14 +218,15 @@ function View() {
   const { answer, refusal } = now;
   const title = now.source ? titleOf(now.source) : t("config.title");
   useEffect(() => { document.title = `${title} · rope`; }, [title]);
+  const stale = refusal && answer ? "stale" : "";
   const draws = answer?.rotates && answer.inv_freq;
   const tab = chosen("tab").value === "numerics" ? "numerics" : "turns";
   const tabs = html`<div class="seg tabs" role="group" aria-label=${t("config.tabs")}>${["turns", "numerics"].map((name) => html`<button type="button" aria-pressed=${tab === name} onClick=${() => setState({ tab: name === "turns" ? null : name })}>${t(`config.tab_${name}`)}</button>`)}</div>`;
   return html`<div class=${`config${isOver ? " drop" : ""}`}>
-    <div class=${refusal && answer ? "stale" : ""}><h1>${title}</h1>${answer ? html`<${Sentence} answer=${answer} />` : html`<p class="lede">${refusal ? t("config.refused") : t("config.loading")}</p>`}</div>
+    <div class=${stale}><h1>${title}</h1>${answer ? html`<${Sentence} answer=${answer} />` : html`<p class="lede">${refusal ? t("config.refused") : t("config.loading")}</p>`}</div>
     <div class="layout"><form class="panel" aria-label=${t("config.shown")} onSubmit=${(event) => event.preventDefault()}>
-      <${Presets} /><${ConfigText} />${answer && html`<${Layers} />`}<${Choices} />${draws && html`<${Head} />`}</form>
-    <div class=${refusal && answer ? "stale" : ""}>
+      <${Presets} /><${ConfigText} />${answer && html`<div class=${stale}><${Layers} /></div>`}<${Choices} />${draws && html`<div class=${stale}><${Head} /></div>`}</form>
+    <div class=${stale}>
       ${answer?.warnings?.map((warning) => html`<p class="note" lang="en">${warning}</p>`)}
       ${answer && !draws && html`<p class="card">${t(answer.rotates ? "config.no_frequencies" : "config.nothing_turns")}</p>`}
       ${draws && html`${tabs}${tab === "turns" ? html`<${Waves} view=${now} name=${title} />` : html`<${Later} at="once" load=${() => import("./config-numerics.js")} view=${now} name=${title} />`}

@@ -106,7 +106,7 @@ export function Table({ rows: [heading, ...rows], label }) {
   const sorted = column < 0 ? rows : [...rows].sort(order);
   const next = (index) => sortBy({ column: index, sign: index === column ? -sign : 1 });
   const direction = (index) => (index !== column ? undefined : sign > 0 ? "ascending" : "descending");
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table>
+  return html`<div class="scroll" tabindex="0" role="group" aria-label=${label}><table>
     <thead><tr>${heading.map((cell, index) => html`<th class="num" scope="col" aria-sort=${direction(index)}><button type="button" class="quiet" onClick=${() => next(index)}>${cell}</button></th>`)}</tr></thead>
     <tbody>${sorted.map((row) => html`<tr>${row.map((cell) => html`<td class="num">${cell ?? "—"}</td>`)}</tr>`)}</tbody></table></div>`;
 }
@@ -141,10 +141,10 @@ export function Plot({ width, height, label, choice, fallback = 0, index, length
   const place = choice ? choiceOf(choice, { most: length - 1, fallback }) : index;
   const latest = useRef({});
   const set = onIndex ?? (choice && ((to) => choose({ [choice]: to })));
-  latest.current = { place, set, indexAt, length, width, pinned };
+  latest.current = { place, set, indexAt, length, width };
   const [frame] = useState(() => perFrame((clientX, clientY, force) => {
     const now = latest.current;
-    if (!root.current || (now.pinned && !force)) return;
+    if (!root.current || (pins.peek().has(pinName) && !force)) return;
     const box = root.current.getBoundingClientRect();
     const scale = now.width / box.width;
     const to = Math.max(0, Math.min(now.length - 1, now.indexAt((clientX - box.left) * scale, (clientY - box.top) * scale)));
