@@ -1,6 +1,6 @@
 // Which mistake explains numbers: a safetensors file goes to /v1/diagnose, and its answer is shown.
 import { effect, html, useEffect, useState } from "./vendor.js";
-import { Refusal, integer, significant, t } from "./page.js";
+import { Refusal, ask, integer, significant, t } from "./page.js";
 import { encode, pick, readHeader } from "./safetensors.js";
 import { nameOf, ropeOf, sources } from "./compare-sources.js";
 import { sentenceOf } from "./compare-source-card.js";
@@ -86,6 +86,18 @@ async function post(body, headers, stop) {
   return JSON.parse((await readHeader(await response.blob())).metadata.params);
 }
 
+/** Rotate random numbers by the rope of Llama 3, and find out why they are not those of Llama 3.1. */
+export async function example(diagnosis) {
+  const shape = [1, 24, 1, 128];
+  const positions = Array.from({ length: 24 }, (_, index) => (index < 16 ? index : 2 ** (index - 4)));
+  const numbers = Array.from({ length: 24 * 128 }, (_, index) => Math.fround(Math.sin(12.9898 * (index + 1)) * 2));
+  const q = { shape, dtype: "float32", data: numbers };
+  const rotated = await ask("v1/rotate", { q, positions: [positions], rope: "llama-3-8b" });
+  const tensors = [["before", numbers], ["after", rotated.q.data]].map(([name, data]) => ({ name, dtype: "F32", shape, bytes: Float32Array.from(data) }));
+  tensors.push({ name: "positions", dtype: "I64", shape: [1, 24], bytes: BigInt64Array.from(positions, BigInt) });
+  await begin(new File([encode(tensors)], "example.safetensors"), "a", diagnosis);
+}
+
 /** Diagnose again when the file had to wait for a rope. */
 export function watch(diagnosis) {
   return effect(() => {
@@ -117,11 +129,18 @@ function Busy() {
   return html`<div class="busy" role="status"><span class="bar" aria-hidden="true"></span><span>${t("diagnose.busy", { seconds })}</span><button type="button" onClick=${() => aborted?.abort()}>${t("diagnose.stop")}</button></div>`;
 }
 
+/** Return the names that may be before and after: q and q_rotated, or the first two of one shape. */
+function likely(tensors) {
+  const pairs = tensors.flatMap((one) => tensors.filter((other) => other !== one && String(other.shape) === String(one.shape)).map((other) => [one.name, other.name]));
+  const [before = "", after = ""] = pairs.find(([one, other]) => other.startsWith(one)) ?? pairs[0] ?? [];
+  return { before, after };
+}
+
 /** The reader says which tensors are before and after the rotation. */
 function Names({ diagnosis }) {
   const { tensors } = diagnosis.value.header;
   const wide = tensors.filter(({ shape }) => shape.length === 3 || shape.length === 4);
-  const [chosen, setChosen] = useState({ before: wide[0]?.name ?? "", after: wide[1]?.name ?? "", positions: tensors.find(({ name }) => /position/i.test(name))?.name ?? "" });
+  const [chosen, setChosen] = useState(() => ({ ...likely(wide), positions: tensors.find(({ name }) => /pos/i.test(name))?.name ?? "" }));
   const choose = (name, list, isOptional) => html`<div class="field"><label>${t(`diagnose.names.${name}`)}<select onChange=${(event) => setChosen({ ...chosen, [name]: event.target.value })}>
     ${isOptional && html`<option value="">${t("diagnose.names.none")}</option>`}${list.map((tensor) => html`<option value=${tensor.name} selected=${tensor.name === chosen[name]}>${tensor.name} ${tensor.dtype} [${tensor.shape.join(", ")}]</option>`)}</select></label></div>`;
   if (wide.length < 2) return html`<p class="problem" role="alert">${t("diagnose.no_evidence", { names: tensors.map(({ name }) => name).join(", ") || "—" })}</p>`;
@@ -137,7 +156,8 @@ function Answer({ answer, diagnosis }) {
   const [title, text] = ofDiagnosis({ answer });
   const [a, b] = [sources.a.value, sources.b.value];
   const sides = ["a", "b"].filter((side) => sources[side].value.resolved && side !== diagnosis.value.side);
-  return html`<div class="answer"><h3 class=${answer.verdict}>${title}</h3><p class="lede">${strong(text)}</p>
+  const isHeading = a.resolved && b.resolved; // otherwise the heading of the view says it
+  return html`<div class="answer">${isHeading && html`<h3>${title}</h3><p class="lede">${strong(text)}</p>`}
     ${sides.map((side) => html`<button type="button" onClick=${() => { diagnosis.value = { ...diagnosis.value, against: side }; send(diagnosis); }}>${t("diagnose.again", { side: side.toUpperCase(), name: nameOf({ a, b }[side]) })}</button>`)}
     ${answer.warnings.map((warning) => html`<p class="note" lang="en">${warning}</p>`)}
     ${answer.next_probe && html`<p class="note probe"><b>${t("diagnose.next")}</b> <span lang="en">${answer.next_probe}</span></p>`}

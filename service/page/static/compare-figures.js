@@ -1,7 +1,7 @@
 // The two figures of a comparison: frequencies of B as multiples of those of A, and the cosine of a
 // vector rotated by A and by B against the position.
 import { area, html, line, scaleLinear, scaleLog, useMemo } from "./vendor.js";
-import { integer, short, significant, t } from "./page.js";
+import { integer, significant, t } from "./page.js";
 import { AxisX, Figure, GridY, Marker, Plot, choiceOf, decades, useWidth } from "./figure.js";
 import { cosineAt, lengthsOf, numbersOf, ratiosOf } from "./compare-numbers.js";
 
@@ -11,14 +11,15 @@ const [TOP, BOTTOM] = [28, 34];
 /** Write a ratio as a factor or as a divisor: × 8, ÷ 8. */
 export function ratioText(ratio) {
   if (ratio === null) return "—";
-  if (Math.abs(ratio - 1) < 5e-5) return "1";
+  if (Math.abs(ratio - 1) < 5e-7) return "1";
   return ratio > 1 ? `× ${significant(ratio, 4)}` : `÷ ${significant(1 / ratio, 4)}`;
 }
 
+/** Factors and divisors within a range: powers of 2, or of 10 with the threes between where they fit. */
 function ticksOf([low, high]) {
-  const steps = high / low > 1e4 ? [1] : high / low > 40 ? [1, 3] : [1, 2, 4, 8];
-  const powers = steps.length === 4 ? [-3, -2, -1, 0, 1, 2, 3, 4, 5, 6].map((n) => 2 ** n) : decades(low / 10, high * 10).flatMap((ten) => steps.map((step) => ten * step));
-  return [...new Set([1, ...powers])].filter((value) => value >= low * 0.999 && value <= high * 1.001);
+  const span = high / low;
+  const factors = span < 64 ? [2, 4, 8, 16, 32] : decades(10, Math.max(high, 1 / low) * 10, 4).flatMap((ten) => (span < 1e3 ? [0.3 * ten, ten] : [ten]));
+  return [1, ...factors, ...factors.map((factor) => 1 / factor)].filter((value) => value >= low * 0.999 && value <= high * 1.001);
 }
 
 /** The frequency of each pair of B, as a multiple of that of A. */
@@ -39,7 +40,7 @@ export function RatioFigure({ found }) {
   const readout = (i) => t("compare.ratio.readout", { pair: i, ratio: ratioText(ratios[i]), a: significant(own[i]), b: significant(other[i]), turnA: turn(own[i]), turnB: turn(other[i]) });
   const cursor = (i) => html`<line x1=${x(i)} x2=${x(i)} y1=${TOP} y2=${HEIGHT - BOTTOM} stroke="var(--ink)" />${points[i] && html`<${Marker} x=${points[i][0]} y=${points[i][1]} kind="b" />`}`;
   const place = choiceOf("pair", { most: ratios.length - 1, fallback: ratios.length >> 1 });
-  return html`<${Figure} id="ratio" name="ratio" title=${t("compare.ratio")} rows=${rows} caption=${readout(place)}><div ref=${ref}>
+  return html`<${Figure} id="ratio" name="ratio" title=${t("compare.ratio")} rows=${rows} curl=${() => curlOf(found)} caption=${readout(place)}><div ref=${ref}>
     <${Plot} width=${width} height=${HEIGHT} label=${t("compare.ratio.label", { low: ratioText(Math.min(...known)), high: ratioText(Math.max(...known)) })} choice="pair" fallback=${ratios.length >> 1} length=${ratios.length} indexAt=${(px) => Math.round(x.invert(px))} readout=${readout} cursor=${cursor}>
       <text x=${left - 8} y=${TOP - 12} text-anchor="end" class="t3">B / A</text>
       <${GridY} y=${y} at=${ticksOf(range)} left=${left} right=${right} form=${ratioText} />
@@ -52,7 +53,13 @@ export function RatioFigure({ found }) {
     <//></div><//>`;
 }
 
-const turn = (frequency) => (frequency ? short(Math.round((2 * Math.PI) / Math.abs(frequency))) : "—");
+/** The request of the comparison for a shell. */
+function curlOf({ a, b }) {
+  const body = JSON.stringify({ rope: a.source, other: b.source }).replace(/'/g, `'\\''`);
+  return `curl -s ${new URL("../v1/compare", location.href)} -H 'Content-Type: application/json' \\\n  -d '${body}'`;
+}
+
+const turn = (frequency) => (frequency ? significant((2 * Math.PI) / Math.abs(frequency)) : "—");
 
 const decimal = (value, digits = 2) => value.toFixed(digits).replace("-", "\u2212");
 
@@ -61,7 +68,7 @@ export function CosineFigure({ found, curve: { curve, last, terms } }) {
   const [ref, width] = useWidth();
   const marks = lengthsOf(found).filter(({ position }) => position <= last);
   const lowest = Math.min(0, ...curve.map((column) => column.lowest));
-  const [left, right] = [40, width - 44];
+  const [left, right] = [width < 480 ? 40 : 66, width - 44];
   const x = scaleLog().domain([1, last]).range([left, right]);
   const y = scaleLinear().domain([lowest, 1]).range([HEIGHT - BOTTOM, TOP]);
   const { band, mean } = useMemo(() => ({
@@ -83,21 +90,21 @@ export function CosineFigure({ found, curve: { curve, last, terms } }) {
   const cursor = (index) => html`<line x1=${x(of(index).position)} x2=${x(of(index).position)} y1=${TOP} y2=${HEIGHT - BOTTOM} stroke="var(--ink-3)" /><${Marker} x=${x(of(index).position)} y=${y(of(index).mean)} kind="c" />`;
   const fallback = Math.max(0, curve.findIndex(({ end }) => end >= 1000));
   const place = choiceOf("at", { most: curve.length - 1, fallback });
-  const ticks = lowest < -0.25 ? [-0.5, 0, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1];
-  return html`<${Figure} id="cosine" name="cosine" title=${t("compare.cosine")} rows=${rows} caption=${html`${readout(place)} ${t("compare.cosine.caption")}`}><div ref=${ref}>
+  const ticks = (lowest < -0.25 ? [-1, -0.5, 0, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1]).filter((value) => value >= lowest);
+  return html`<${Figure} id="cosine" name="cosine" title=${t("compare.cosine")} rows=${rows} curl=${() => curlOf(found)} caption=${html`${readout(place)} ${t("compare.cosine.caption")}`}><div ref=${ref}>
     <${Plot} width=${width} height=${HEIGHT} label=${t("compare.cosine.label", { value: decimal(cosineAt(terms, last)), position: integer(last) })} choice="at" fallback=${fallback} length=${curve.length} indexAt=${indexAt} readout=${readout} cursor=${cursor}>
       <${GridY} y=${y} at=${ticks} left=${left} right=${right} form=${(value) => String(value).replace("-", "\u2212")} />
       ${marks.map((mark) => html`<${Length} mark=${mark} x=${x} y=${y} value=${cosineAt(terms, mark.position)} isTwo=${marks.length > 1} />`)}
       <path d=${band} fill="var(--c)" fill-opacity=".18" /><path d=${mean} fill="none" stroke="var(--c)" stroke-width="2.2" stroke-linejoin="round" />
       ${marks.map(({ position }) => html`<circle cx=${x(position)} cy=${y(cosineAt(terms, position))} r="4" fill="var(--c)" stroke="var(--paper)" stroke-width="1.5" />
         <text x=${x(position) + 8} y=${y(cosineAt(terms, position)) + 4} class="tc halo">${decimal(cosineAt(terms, position))}</text>`)}
-      <${AxisX} x=${x} at=${decades(1, last, width < 480 ? 4 : 7)} y=${HEIGHT - 12} /><text x=${right + 44} y=${HEIGHT - 12} text-anchor="end" class="t3">${width >= 480 ? t("compare.position") : ""}</text>
+      <${AxisX} x=${x} at=${decades(1, last, width < 480 ? 4 : 7)} y=${HEIGHT - 12} />${width >= 480 && html`<text x=${left - 12} y=${HEIGHT - 12} text-anchor="end" class="t3">${t("compare.position")}</text>`}
     <//></div><//>`;
 }
 
 function Length({ mark, x, y, isTwo }) {
   const at = x(mark.position);
-  const anchor = mark.name === "trained" && isTwo ? "end" : "middle";
+  const anchor = isTwo && mark.name === "allowed" ? "start" : "end";
   return html`<line x1=${at} x2=${at} y1=${TOP} y2=${HEIGHT - BOTTOM} stroke="var(--ink)" stroke-width="1.2" />
-    <text x=${at + (anchor === "end" ? 4 : 0)} y=${TOP - 10} text-anchor=${anchor} class="t1">${t(`compare.${mark.name}`)}</text>`;
+    <text x=${at + (anchor === "end" ? 4 : -4)} y=${TOP - 10} text-anchor=${anchor} class="t1">${t(`compare.${mark.name}`)}</text>`;
 }

@@ -1,6 +1,7 @@
 // The mistakes that explain numbers, best first: what the code does, and what to change where.
 import { html, useEffect, useState } from "./vendor.js";
 import { significant, t } from "./page.js";
+import { mistakeName } from "./compare-verdict.js";
 
 /** The explanations of an answer of /v1/diagnose. */
 export function Explanations({ answer }) {
@@ -13,7 +14,7 @@ export function Explanations({ answer }) {
 }
 
 function Explanation({ each, pages, isFirst }) {
-  return html`<li><div class="head"><h4>${each.mistakes.map(({ code }) => html`<span>${t(`mistake.${code}`)} <code>${code}</code></span>`)}</h4>
+  return html`<li><div class="head"><h4>${each.mistakes.map((mistake) => html`<span>${mistakeName(mistake)} <code>${mistake.code}</code></span>`)}</h4>
       <span class="residual">${t("diagnose.residual.short")} <b>${significant(each.relative_error, 2)}</b></span></div>
     ${each.mistakes.map(({ code, text }) => html`<div class="one"><p lang="en">${text}</p>${pages[code] && html`<${Page} page=${pages[code]} isOpen=${isFirst} />`}</div>`)}</li>`;
 }

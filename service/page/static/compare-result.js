@@ -1,7 +1,7 @@
 // What differs between two ropes: figures, first positions, parameters, permutation, self-test.
 import { html, useEffect, useState } from "./vendor.js";
 import { integer, t } from "./page.js";
-import { cosineAt, cosineTerms, curveOf, firstAngle, lastOf, lengthsOf, verdictOf } from "./compare-numbers.js";
+import { cosineAt, cosineTerms, curveOf, firstAngle, lastOf, lengthsOf, ratiosOf, verdictOf } from "./compare-numbers.js";
 import { CosineFigure, RatioFigure } from "./compare-figures.js";
 import { valueText } from "./compare-verdict.js";
 
@@ -10,8 +10,8 @@ export function Result({ found, onCurve }) {
   const verdict = verdictOf(found.answer);
   const curve = useCurve(found, onCurve);
   return html`${verdict === "different" && html`<${Positions} found=${found} curve=${curve} />`}
-    ${verdict !== "equal" && html`<div class="grid2 figures">
-      ${found.answer.inv_freq && found.answer.inv_freq_other && html`<${RatioFigure} found=${found} />`}
+    ${(verdict === "different" || verdict === "permuted") && html`<div class="grid2 figures">
+      ${ratiosOf(found.answer).some((ratio) => ratio !== null && Math.abs(ratio - 1) > 1e-9) && html`<${RatioFigure} found=${found} />`}
       ${curve && html`<${CosineFigure} found=${found} curve=${curve} />`}</div>`}
     ${found.answer.permutation && html`<${Permutation} order=${found.answer.permutation} />`}
     <${Parameters} found=${found} />
@@ -70,11 +70,11 @@ function SelfTest({ found }) {
 }
 
 /** Names that a config has for parameters. */
-const IN_CONFIG = { theta: "rope_theta", rotary_dim: "partial_rotary_factor", attention_scaling: "attention_factor" };
+const IN_CONFIG = { theta: "rope_theta", rotary_dim: "partial_rotary_factor", attention_scaling: "attention_factor", trained: "original_max_position_embeddings", allowed: "max_position_embeddings" };
 
 function originOf(resolved, name) {
   const known = [name, IN_CONFIG[name]].find((each) => each in (resolved.provenance ?? {}));
-  const kind = known ? resolved.provenance[known] : "default";
+  const kind = known ? resolved.provenance[known] : name in (resolved.rope ?? {}) ? "default" : "";
   const why = known && resolved.why[known];
   return { kind, why: why === "default" ? "" : why };
 }
@@ -82,7 +82,7 @@ function originOf(resolved, name) {
 function Origin({ resolved, name, value }) {
   if (value === undefined || value === null) return "—";
   const { kind, why } = originOf(resolved, name);
-  return html`<span class=${`chip ${kind.split(" ")[0]}`}>${t(`compare.origin.${kind}`)}</span> <span class="why">${why}</span>`;
+  return kind && html`<span class=${`chip ${kind.split(" ")[0]}`}>${t(`compare.origin.${kind}`)}</span> <span class="why">${why}</span>`;
 }
 
 function Parameters({ found }) {

@@ -84,14 +84,19 @@ export function valueText(value) {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
+/** Return the name of a mistake, with what the wrong code has. */
+export function mistakeName({ code, parameters }) {
+  return t(`mistake.${code}`, Object.fromEntries(Object.entries(parameters).map(([name, value]) => [name, valueText(value)])));
+}
+
 /** Heading and sentence of a diagnosis. */
 export function ofDiagnosis({ answer }) {
   const { verdict, error, explanations } = answer;
   const relative = error.relative === null ? "—" : significant(error.relative, 2);
-  if (verdict === "agrees") return [t("diagnose.agrees"), t("diagnose.agrees.text", { error: relative, tolerance: significant(error.tolerance, 2) })];
+  if (verdict === "agrees") return [t(answer.next_probe ? "diagnose.agrees.weak" : "diagnose.agrees"), t("diagnose.agrees.text", { error: relative, tolerance: significant(error.tolerance, 2) })];
   if (verdict === "unexplained") return [t("diagnose.unexplained"), t("diagnose.unexplained.text", { error: relative })];
   const [best, next] = explanations;
-  const names = (each) => each.mistakes.map(({ code }) => t(`mistake.${code}`)).join(t("diagnose.and"));
+  const names = (each) => each.mistakes.map(mistakeName).join(t("diagnose.and"));
   const heading = t("diagnose.explained", { names: names(best) });
   const first = error.first_position === null ? "" : t("diagnose.first", { position: integer(error.first_position) });
   const text = [t("diagnose.residual", { residual: significant(best.relative_error, 2), error: relative }), first, next && t("diagnose.also", { names: names(next), residual: significant(next.relative_error, 2) })];

@@ -59,9 +59,16 @@ const EXAMPLES = {
   scaling: { a: "llama-3.1-8b", b: "llama-3-8b" },
   theta: { a: "mistral-7b-v0.1", b: "mistral-7b-instruct-v0.2" },
   layout: { a_text: { head_dim: 64, theta: 10000 }, b_text: { head_dim: 64, theta: 10000, layout: "interleaved" } },
+  mistake: {},
 };
 
-function showExample(name) {
+async function showExample(name) {
+  if (name === "mistake") {
+    await change("a", { kind: "preset", texts: { preset: "llama-3.1-8b" }, file: null, layer: null });
+    const module = await import("./compare-diagnose.js");
+    Diagnosis.value = module.Diagnosis;
+    return module.example(diagnosis);
+  }
   const example = EXAMPLES[name];
   for (const side of ["a", "b"]) {
     const text = example[`${side}_text`];
@@ -70,7 +77,7 @@ function showExample(name) {
 }
 
 function Examples() {
-  return html`<section class="examples" aria-label=${t("compare.examples")}><h2>${t("compare.examples")}</h2><div class="grid3">
+  return html`<section class="examples" aria-label=${t("compare.examples")}><h2>${t("compare.examples")}</h2><div class="cards">
     ${Object.keys(EXAMPLES).map((name) => html`<button type="button" class="example" onClick=${() => showExample(name)}><b>${t(`compare.example.${name}`)}</b><span>${t(`compare.example.${name}.text`)}</span></button>`)}
   </div></section>`;
 }

@@ -11,6 +11,7 @@ export const MAX_HEADER = 100_000_000;
 export class BadFile extends Error {
   constructor(code, values = {}) {
     super(code);
+    this.name = "BadFile";
     Object.assign(this, { code, values });
   }
 }
