@@ -59,7 +59,11 @@ function curlOf({ a, b }) {
   return `curl -s ${new URL("../v1/compare", location.href)} -H 'Content-Type: application/json' \\\n  -d '${body}'`;
 }
 
-const turn = (frequency) => (frequency ? significant((2 * Math.PI) / Math.abs(frequency)) : "—");
+/** Positions of one turn. */
+function turn(frequency) {
+  const positions = (2 * Math.PI) / Math.abs(frequency);
+  return frequency ? (positions < 1000 ? significant(positions) : integer(positions)) : "—";
+};
 
 const decimal = (value, digits = 2) => value.toFixed(digits).replace("-", "\u2212");
 
