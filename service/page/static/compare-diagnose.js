@@ -1,6 +1,6 @@
 // Which mistake explains numbers: a safetensors file goes to /v1/diagnose, and its answer is shown.
 import { effect, html, useEffect, useState } from "./vendor.js";
-import { Refusal, ask, integer, significant, t } from "./page.js";
+import { Refusal, ask, integer, request, significant, t } from "./page.js";
 import { encode, pick, readHeader } from "./safetensors.js";
 import { nameOf, ropeOf, sources } from "./compare-sources.js";
 import { sentenceOf } from "./compare-source-card.js";
@@ -80,8 +80,7 @@ function withParams(header, names, params) {
 }
 
 async function post(body, headers, stop) {
-  const key = sessionStorage.getItem("rope-key");
-  const response = await fetch(new URL("../v1/diagnose", location.href), { method: "POST", body, headers: key ? { ...headers, authorization: `Bearer ${key}` } : headers, signal: stop });
+  const response = await request("v1/diagnose", { method: "POST", body, headers, signal: stop });
   if (!response.ok) throw new Refusal(response.status, await response.json().catch(() => ({})));
   return JSON.parse((await readHeader(await response.blob())).metadata.params);
 }

@@ -1,9 +1,20 @@
 // Numbers of a comparison. An angle is position * frequency; which channels turn, with which partner
 // and how fast comes from the service.
 
+/** Parameters that say how frequencies are made, and nothing else of a rotation. */
+const OF_FREQUENCIES = ["rope_type", "theta", "inv_freq", "freq_factors", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "max_position_embeddings", "beta_fast", "beta_slow", "short_factor", "long_factor", "truncate", "partial_rotary_factor", "frequency_dim", "length", "arithmetic", "rounding"];
+
+/** Largest relative difference of frequencies that are the same in float32. */
+const ROUNDING = 2 ** -22;
+
 /** Return the verdict of an answer of /v1/compare: equal, rounding, permuted or different. */
 export function verdictOf(answer) {
-  if (!answer.same) return answer.permutation ? "permuted" : "different";
+  if (!answer.same && answer.permutation) return "permuted";
+  if (!answer.same) {
+    const [a, b] = [answer.inv_freq, answer.inv_freq_other].map(numbersOf);
+    const isAlike = a.length === b.length && a.length > 0 && answer.differences.every(({ parameter }) => OF_FREQUENCIES.includes(parameter));
+    return isAlike && largestError(answer) <= ROUNDING ? "rounding" : "different";
+  }
   const rounds = answer.differences.some(({ parameter }) => parameter === "arithmetic" || parameter === "rounding");
   return rounds || largestError(answer) > 0 ? "rounding" : "equal";
 }

@@ -53,7 +53,8 @@ export function Copy({ text, label }) {
   return html`<button type="button" onClick=${copy} aria-label=${label}>${t("figure.copy")}</button><output class="cap">${copied ? t("figure.copied") : ""}</output>`;
 }
 
-function Permutation({ order }) {
+/** The order of channels that makes B of A. */
+export function Permutation({ order }) {
   const text = `[${order.join(", ")}]`;
   return html`<section class="fig" aria-labelledby="permutation"><h2 id="permutation">${t("compare.permutation")}</h2>
     <p class="cap">${t("compare.permutation.text")}</p>
@@ -99,6 +100,6 @@ function Parameters({ found }) {
     <td><${Origin} resolved=${a} name=${name} value=${x} /></td><td><${Origin} resolved=${b} name=${name} value=${y} /></td></tr>`;
   const head = html`<thead><tr><th scope="col">${t("compare.parameter")}</th><th scope="col" class="num">A</th><th scope="col" class="num">B</th><th scope="col">${t("compare.from", { side: "A" })}</th><th scope="col">${t("compare.from", { side: "B" })}</th></tr></thead>`;
   return html`<section class="fig parameters" aria-labelledby="parameters"><h2 id="parameters">${t("compare.parameters")}</h2>
-    ${differing.length ? html`<div class="wide" tabindex="0" role="region" aria-label=${t("compare.parameters")}><table>${head}<tbody>${differing.map((each) => row(each, "differs"))}</tbody></table></div>` : html`<p class="cap">${t("compare.parameters.none")}</p>`}
-    ${equal.length > 0 && html`<details><summary>${t("compare.parameters.equal", { count: equal.length })}</summary><div class="wide" tabindex="0" role="region" aria-label=${t("compare.parameters.equal", { count: equal.length })}><table>${head}<tbody>${equal.map((each) => row(each, "alike"))}</tbody></table></div></details>`}</section>`;
+    ${differing.length ? html`<div class="wide" tabindex="0" role="group" aria-label=${t("compare.parameters")}><table>${head}<tbody>${differing.map((each) => row(each, "differs"))}</tbody></table></div>` : html`<p class="cap">${t("compare.parameters.none")}</p>`}
+    ${equal.length > 0 && html`<details><summary>${t("compare.parameters.equal", { count: equal.length })}</summary><div class="wide" tabindex="0" role="group" aria-label=${t("compare.parameters.equal", { count: equal.length })}><table>${head}<tbody>${equal.map((each) => row(each, "alike"))}</tbody></table></div></details>`}</section>`;
 }

@@ -23,7 +23,7 @@ export function Source({ side, onEvidence }) {
     <div class="seg" role="group" aria-label=${t("compare.kind")}>${KINDS.map((kind) => html`<button type="button" aria-pressed=${source.kind === kind} onClick=${() => change(side, { kind, layer: null, file: null })}>${t(`compare.kind.${kind}`)}</button>`)}</div>
     <${Field} side=${side} id=${id} onEvidence=${onEvidence} />
     <${Layers} side=${side} id=${id} />
-    <${State} source=${source} />
+    <${State} source=${source} isWaiting=${source.file?.evidence && !sources[side === "a" ? "b" : "a"].value.file?.evidence} />
   </section>`;
 }
 
@@ -59,10 +59,10 @@ function Layers({ side, id }) {
     ${groups.map((group) => html`<option value=${group.layers[0]} selected=${group.layers.includes(chosen)}>${label(group)}</option>`)}</select></div>`;
 }
 
-function State({ source }) {
+function State({ source, isWaiting }) {
   const { refusal, resolved } = source;
   if (refusal) return html`<p class="problem" role="alert"><span lang=${refusal.detail ? "en" : undefined}>${sentenceOf(refusal)}</span></p>`;
-  if (!resolved) return html`<p class="cap">${source.busy ? t("compare.busy") : source.file?.isEvidence ? t("compare.tensors.below") : ""}</p>`;
+  if (!resolved) return html`<p class="cap">${source.busy ? t("compare.busy") : isWaiting ? t("compare.tensors.below") : ""}</p>`;
   const { rope, lengths } = resolved;
   const facts = rope && [t("compare.fact.pairs", { pairs: resolved.inv_freq.shape[0], width: rope.head_dim }), rope.rope_type, ...["trained", "allowed"].filter((name) => lengths[name]).map((name) => `${t(`compare.${name}`)} ${integer(lengths[name])}`)];
   return html`<p class="cap">${facts ? facts.join(" · ") : t("compare.fact.none")}</p>
@@ -95,8 +95,7 @@ async function takeTensors(file, side, onEvidence) {
   const isEvidence = !isRope && !header.refusal;
   if (!side) return onEvidence(file);
   const rope = isRope ? { inv_freq: Array.from(await readNumbers(header, list), Number) } : null;
-  await change(side, { kind: "tensors", texts: {}, layer: null, file: { name: file.name, rope, isEvidence } });
-  if (isEvidence) await onEvidence(file, side === "a" ? "b" : "a");
+  await change(side, { kind: "tensors", texts: {}, layer: null, file: { name: file.name, rope, evidence: isEvidence ? { file, header } : null } });
   if (header.refusal) sources[side].value = { ...sources[side].value, refusal: header.refusal };
 }
 

@@ -6,7 +6,7 @@ import { sentenceOf } from "./compare-source-card.js";
 
 /** Heading and first sentence of the view. */
 export function Verdict({ found, diagnosis }) {
-  const [title, lede, english] = found ? ofComparison(found) : diagnosis?.answer ? ofDiagnosis(diagnosis) : [t("compare.title"), t("compare.what")];
+  const [title, lede, english] = found?.sentences ?? (found ? ofComparison(found) : diagnosis?.answer ? ofDiagnosis(diagnosis) : [t("compare.title"), t("compare.what")]);
   return html`<div class="verdict" aria-live="polite"><h1>${title}</h1><p class="lede" lang=${english ? "en" : undefined}>${strong(lede)}</p></div>`;
 }
 
@@ -31,6 +31,7 @@ function roundingOf(answer) {
   const error = largestError(answer);
   const rounds = answer.differences.filter(({ parameter }) => parameter === "arithmetic" || parameter === "rounding");
   const names = rounds.map(({ parameter, rope, other }) => `${parameter} ${rope} / ${other}`).join(", ");
+  if (answer.first_position !== null) return t("compare.rounding.from", { position: integer(answer.first_position) });
   return [error ? t("compare.rounding.frequencies", { error: significant(error, 2) }) : t("compare.rounding.none"), names && t("compare.rounding.names", { names })].filter(Boolean).join(language === "zh" ? "" : " ");
 }
 

@@ -15,10 +15,22 @@ const Result = signal(null);
 const Diagnosis = signal(null);
 
 let latest = 0;
+let diagnosed = null;
 
 effect(() => {
   const [a, b] = [sources.a.value, sources.b.value];
   const call = ++latest;
+  const files = [a, b].map(({ file }) => file?.evidence);
+  if (files.every(Boolean)) {
+    compareFiles(files).then((found) => call === latest && (result.value = found));
+    return;
+  }
+  const side = files[0] ? "b" : "a";
+  const evidence = files[0] ?? files[1];
+  if (evidence && sources[side].value.resolved && evidence !== diagnosed) {
+    diagnosed = evidence;
+    diagnose(evidence.file, side);
+  }
   if (!a.resolved || !b.resolved) {
     if (!a.busy && !b.busy) result.value = null;
     return;
@@ -28,6 +40,13 @@ effect(() => {
     (refusal) => call === latest && (result.value = { refusal }),
   );
 });
+
+async function compareFiles(files) {
+  const module = await import("./compare-tensors.js");
+  const tensors = await module.compareFiles(...files.map(({ header }) => header));
+  Result.value = () => html`<${module.Tensors} found=${tensors} />`;
+  return { tensors, sentences: module.sentencesOf(tensors, files.map(({ header }) => header)) };
+}
 
 async function compareBoth(a, b) {
   const [answer, module] = await Promise.all([ask("v1/compare", { rope: a.source, other: b.source }), import("./compare-result.js")]);
@@ -94,13 +113,14 @@ function View() {
   }, []);
   const [ResultView, DiagnosisView] = [Result.value, Diagnosis.value];
   const found = result.value;
+  const isOld = Boolean(found?.answer) && ["a", "b"].some((side) => found[side].source !== sources[side].value.resolved?.source);
   const isEmpty = !found && !diagnosis.value && !Object.values(sources).some(({ value }) => nameOf(value));
   return html`<${Verdict} found=${found} diagnosis=${diagnosis.value} />
     <div class="sources"><${Source} side="a" onEvidence=${diagnose} />
       <button type="button" class="swap" aria-label=${t("compare.swap")} title=${t("compare.swap")} onClick=${swap}>⇄</button>
       <${Source} side="b" onEvidence=${diagnose} /></div>
     ${isEmpty && html`<${Examples} />`}
-    ${found?.answer && ResultView && html`<${ResultView} found=${found} onCurve=${keepCurve} />`}
+    ${(found?.answer || found?.tensors) && ResultView && html`<div class=${isOld ? "stale" : ""} aria-busy=${isOld}><${ResultView} found=${found} onCurve=${keepCurve} /></div>`}
     <section class="mistake" aria-labelledby="mistake"><h2 id="mistake">${t("diagnose.title")}</h2>
       <p class="lede">${t("diagnose.what")}</p>
       <${Evidence} onEvidence=${diagnose} />
