@@ -14,7 +14,7 @@ export function Explanations({ answer }) {
 }
 
 function Explanation({ each, pages, isFirst }) {
-  return html`<li><div class="head"><h4>${each.mistakes.map((mistake) => html`<span>${mistakeName(mistake)} <code>${mistake.code}</code></span>`)}</h4>
+  return html`<li><div class="head"><h3>${each.mistakes.map((mistake) => html`<span>${mistakeName(mistake)} <code>${mistake.code}</code></span>`)}</h3>
       <span class="residual">${t("diagnose.residual.short")} <b>${significant(each.relative_error, 2)}</b></span></div>
     ${each.mistakes.map(({ code, text }) => html`<div class="one"><p lang="en">${text}</p>${pages[code] && html`<${Page} page=${pages[code]} isOpen=${isFirst} />`}</div>`)}</li>`;
 }

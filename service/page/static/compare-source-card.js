@@ -103,7 +103,7 @@ async function takeTensors(file, side, onEvidence) {
 export async function onDrop(event, onEvidence) {
   event.preventDefault();
   const place = event.target.closest?.("[data-drop]")?.dataset.drop;
-  for (const file of event.dataTransfer.files) {
+  for (const file of [...event.dataTransfer.files]) { // the list is empty after the event
     const isTensors = /\.safetensors$/i.test(file.name);
     if (place === "evidence" || (isTensors && place === undefined)) await onEvidence(file);
     else await takeFile(file, place ?? freeSide(), onEvidence);
