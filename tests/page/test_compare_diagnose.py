@@ -1,6 +1,9 @@
 """The view that compares: which mistake explains a file, files that lie, files of two programs."""
 
+import base64
 import json
+import re
+import zlib
 
 import numpy as np
 import pytest
@@ -198,3 +201,31 @@ def test_numbers_of_each_dtype_are_read_as_they_are(open_view):
                 )
             ]
             np.testing.assert_array_equal(np.array(numbers), np.array(expected))
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        "a_text=%00%ff&b_text=!!!&a_layer=1e9&pair=-5&at=NaN",
+        "a=" + "x" * 2**20,
+        # 64 MiB of zeros, compressed
+        {"a_text": base64.urlsafe_b64encode(zlib.compress(bytes(2**26), 9)[2:-4]).decode()},
+        {"a_text": "[" * 300, "b_text": '{"__proto__": {"rope": 1}, "theta": 1e4}'},
+        {"a_text": '{"model_type": "llama", "rope_theta": NaN, "hidden_size": 64}'},
+    ],
+    ids=["garbage", "long", "bomb", "deep", "nan"],
+)
+def test_an_address_that_lies_leaves_the_view_whole(open_view, fragment):
+    page = open_view("compare", fragment=fragment)
+    page.wait_for_function("() => document.querySelectorAll('.source').length === 2")
+    assert page.locator("h1").count() == 1
+    page.locator(".source.a .seg button").nth(0).click()
+    page.locator(".source.b .seg button").nth(0).click()
+    for side in "ab":
+        page.locator(f".source.{side} input").fill("llama-3-8b")
+        page.locator(f".source.{side} input").press("Tab")
+    page.wait_for_selector("#selftest")
+    assert page.text_content("h1") == WORDS["en"]["compare.equal"]
+    open_view.problems = [
+        each for each in open_view.problems if not re.search("status of 4(13|22|31)", each)
+    ]

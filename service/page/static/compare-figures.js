@@ -39,8 +39,7 @@ export function RatioFigure({ found }) {
   const last = ratios.findLastIndex((ratio) => ratio !== null);
   const readout = (i) => t("compare.ratio.readout", { pair: i, ratio: ratioText(ratios[i]), a: significant(own[i]), b: significant(other[i]), turnA: turn(own[i]), turnB: turn(other[i]) });
   const cursor = (i) => html`<line x1=${x(i)} x2=${x(i)} y1=${TOP} y2=${HEIGHT - BOTTOM} stroke="var(--ink)" />${points[i] && html`<${Marker} x=${points[i][0]} y=${points[i][1]} kind="b" />`}`;
-  const place = choiceOf("pair", { most: ratios.length - 1, fallback: ratios.length >> 1 });
-  return html`<${Figure} id="ratio" name="ratio" title=${t("compare.ratio")} rows=${rows} curl=${() => curlOf(found)} caption=${readout(place)}><div ref=${ref}>
+  return html`<${Figure} id="ratio" name="ratio" title=${t("compare.ratio")} rows=${rows} curl=${() => curlOf(found)} caption=${html`<${Readout} choice="pair" most=${ratios.length - 1} fallback=${ratios.length >> 1} readout=${readout} />`}><div ref=${ref}>
     <${Plot} width=${width} height=${HEIGHT} label=${t("compare.ratio.label", { low: ratioText(Math.min(...known)), high: ratioText(Math.max(...known)) })} choice="pair" fallback=${ratios.length >> 1} length=${ratios.length} indexAt=${(px) => Math.round(x.invert(px))} readout=${readout} cursor=${cursor}>
       <text x=${left - 8} y=${TOP - 12} text-anchor="end" class="t3">B / A</text>
       <${GridY} y=${y} at=${ticksOf(range)} left=${left} right=${right} form=${ratioText} />
@@ -51,6 +50,11 @@ export function RatioFigure({ found }) {
       ${last >= 0 && width >= 480 && html`<text x=${right + 8} y=${y(ratios[last]) + 4} class="tb">${ratioText(ratios[last])}</text>`}
       <${AxisX} x=${x} at=${at} y=${HEIGHT - 12} form=${String} /><text x=${left - 8} y=${HEIGHT - 12} text-anchor="end" class="t3">${t("compare.pair")}</text>
     <//></div><//>`;
+}
+
+/** What is at the chosen place; it alone is drawn again when the place moves. */
+function Readout({ choice, most, fallback, readout }) {
+  return readout(choiceOf(choice, { most, fallback }));
 }
 
 /** The request of the comparison for a shell. */
@@ -93,9 +97,8 @@ export function CosineFigure({ found, curve: { curve, last, terms } }) {
   };
   const cursor = (index) => html`<line x1=${x(of(index).position)} x2=${x(of(index).position)} y1=${TOP} y2=${HEIGHT - BOTTOM} stroke="var(--ink-3)" /><${Marker} x=${x(of(index).position)} y=${y(of(index).mean)} kind="c" />`;
   const fallback = Math.max(0, curve.findIndex(({ end }) => end >= 1000));
-  const place = choiceOf("at", { most: curve.length - 1, fallback });
   const ticks = (lowest < -0.25 ? [-1, -0.5, 0, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1]).filter((value) => value >= lowest);
-  return html`<${Figure} id="cosine" name="cosine" title=${t("compare.cosine")} rows=${rows} curl=${() => curlOf(found)} caption=${html`${readout(place)} ${t("compare.cosine.caption")}`}><div ref=${ref}>
+  return html`<${Figure} id="cosine" name="cosine" title=${t("compare.cosine")} rows=${rows} curl=${() => curlOf(found)} caption=${html`<${Readout} choice="at" most=${curve.length - 1} fallback=${fallback} readout=${readout} /> ${t("compare.cosine.caption")}`}><div ref=${ref}>
     <${Plot} width=${width} height=${HEIGHT} label=${t("compare.cosine.label", { value: decimal(cosineAt(terms, last)), position: integer(last) })} choice="at" fallback=${fallback} length=${curve.length} indexAt=${indexAt} readout=${readout} cursor=${cursor}>
       <${GridY} y=${y} at=${ticks} left=${left} right=${right} form=${(value) => String(value).replace("-", "\u2212")} />
       ${marks.map((mark) => html`<${Length} mark=${mark} x=${x} y=${y} value=${cosineAt(terms, mark.position)} isTwo=${marks.length > 1} />`)}

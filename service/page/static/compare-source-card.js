@@ -2,7 +2,7 @@
 // pasted anywhere on the view.
 import { html, signal, useEffect, useId } from "./vendor.js";
 import { ask, integer, t } from "./page.js";
-import { change, kindOf, nameOf, sources } from "./compare-sources.js";
+import { change, kindOf, nameOf, sources, textOf } from "./compare-sources.js";
 
 const KINDS = ["preset", "config", "inv_freq", "tensors"];
 
@@ -36,7 +36,7 @@ function Field({ side, id, onEvidence }) {
   }
   const set = (event) => change(side, { texts: { ...source.texts, [kind]: event.target.value, name: null }, layer: null });
   if (kind === "preset") {
-    return html`<div class="field"><label for=${id}>${t("compare.preset.label")}</label><input type="text" id=${id} list=${`${id}-list`} value=${source.texts.preset ?? ""} autocomplete="off" spellcheck="false" placeholder="llama-3.1-8b" onChange=${set}
+    return html`<div class="field"><label for=${id}>${t("compare.preset.label")}</label><input type="text" id=${id} list=${`${id}-list`} value=${source.texts.preset ?? ""} autocomplete="off" spellcheck="false" placeholder=${t("compare.preset.placeholder")} onChange=${set}
       onInput=${(event) => presets.value.some(({ name }) => name === event.target.value) && set(event)} />
       <datalist id=${`${id}-list`}>${presets.value.map(({ name, config }) => html`<option value=${name}>${labelOf(config)}</option>`)}</datalist></div>`;
   }
@@ -65,7 +65,9 @@ function State({ source, isWaiting }) {
   if (!resolved) return html`<p class="cap">${source.busy ? t("compare.busy") : isWaiting ? t("compare.tensors.below") : ""}</p>`;
   const { rope, lengths } = resolved;
   const facts = rope && [t("compare.fact.pairs", { pairs: resolved.inv_freq.shape[0], width: rope.head_dim }), rope.rope_type, ...["trained", "allowed"].filter((name) => lengths[name]).map((name) => `${t(`compare.${name}`)} ${integer(lengths[name])}`)];
-  return html`<p class="cap">${facts ? facts.join(" · ") : t("compare.fact.none")}</p>
+  const text = textOf(source);
+  const address = source.kind === "preset" ? { preset: text, layer: source.layer ?? 0 } : source.kind === "config" ? { config: text, layer: source.layer ?? 0 } : null;
+  return html`<p class="cap">${facts ? facts.join(" · ") : t("compare.fact.none")} ${address && html`<a href=${`config.html#${new URLSearchParams(address)}`}>${t("compare.open_config")}</a>`}</p>
     ${resolved.warnings?.map((warning) => html`<p class="note" lang="en">${warning}</p>`)}`;
 }
 

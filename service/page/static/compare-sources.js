@@ -12,6 +12,9 @@ export const sources = { a: signal(EMPTY), b: signal(EMPTY) };
 /** Longest text that is unpacked from an address. */
 const MAX_TEXT = 8 * 2 ** 20;
 
+/** Longest name of a preset that is taken from an address. */
+const MAX_NAME = 200;
+
 const calls = { a: 0, b: 0 };
 let written = "";
 
@@ -131,7 +134,7 @@ export async function restore() {
   written = keyOf(values);
   await Promise.all(Object.keys(sources).map(async (side) => {
     const packed = values[`${side}_text`];
-    const text = packed ? await unpack(packed).catch(() => "") : (values[side] ?? "");
+    const text = packed ? (/^\s*[[{]/.test(packed) ? packed : await unpack(packed).catch(() => "")) : (values[side] ?? "").slice(0, MAX_NAME);
     const kind = packed ? kindOf(text) : "preset";
     const layer = values[`${side}_layer`];
     await change(side, { kind, texts: { [kind]: text }, file: null, layer: /^\d{1,4}$/.test(layer) ? Number(layer) : null }, { push: false });

@@ -6,8 +6,8 @@ export const WIDTH = { F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, U64: 8, I32: 4, 
 /** Longest header that is read, as in the safetensors library. */
 export const MAX_HEADER = 100_000_000;
 
-/** A file that is not safetensors. `code` names the reason, `values` go into its sentence
-    (`safetensors.CODE` in i18n). */
+/** A file that is not safetensors. `code` names the reason and the text that says it, `values` are
+    put into the text. */
 export class BadFile extends Error {
   constructor(code, values = {}) {
     super(code);
