@@ -206,3 +206,17 @@ def test_refusals_are_sentences_beside_the_source(open_view):
     page.wait_for_function(
         "() => document.querySelector('.source.b .problem')?.textContent.includes('JSON')"
     )
+
+
+def test_a_fresh_view_is_light(open_view):
+    """At most 12 requests, and no more than what is drawn."""
+    page = open_view("compare")
+    page.wait_for_load_state("networkidle")
+    assert len(open_view.requests) <= 12, open_view.requests
+    assert page.locator("datalist option").count() == 0
+    page.locator(".source.a input").focus()
+    page.wait_for_function(
+        "(count) => document.querySelector('datalist').options.length === count",
+        arg=len(built_in()),
+    )
+    assert page.locator("*").count() <= 1500

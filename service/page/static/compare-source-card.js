@@ -1,6 +1,6 @@
 // The card of one source: a preset, a config.json, frequencies or tensors; and what is dropped or
 // pasted anywhere on the view.
-import { html, signal, useEffect, useId } from "./vendor.js";
+import { html, signal, useId } from "./vendor.js";
 import { ask, integer, t } from "./page.js";
 import { change, kindOf, nameOf, sources, textOf } from "./compare-sources.js";
 
@@ -10,14 +10,17 @@ const KINDS = ["preset", "config", "inv_freq", "tensors"];
 const MAX_TEXT = 8 * 2 ** 20;
 
 const presets = signal([]);
+let loading = null;
+
+/** Load the names of presets when the first field is entered. */
+function loadPresets() {
+  loading ??= ask("v1/presets").then((answer) => (presets.value = answer.presets), () => (loading = null));
+}
 
 /** The card of a source. `onEvidence(file)` takes a file of tensors that is no rope. */
 export function Source({ side, onEvidence }) {
   const source = sources[side].value;
   const id = useId();
-  useEffect(() => {
-    if (!presets.value.length) ask("v1/presets").then((answer) => (presets.value = answer.presets), () => {});
-  }, []);
   return html`<section class="source ${side}" data-drop=${side} aria-labelledby=${`${id}-name`}>
     <h2 id=${`${id}-name`}><span class="badge">${side.toUpperCase()}</span><span class="name">${nameOf(source) || t(`compare.source.${side}`)}</span></h2>
     <div class="seg" role="group" aria-label=${t("compare.kind")}>${KINDS.map((kind) => html`<button type="button" aria-pressed=${source.kind === kind} onClick=${() => change(side, { kind, layer: null, file: null })}>${t(`compare.kind.${kind}`)}</button>`)}</div>
@@ -34,13 +37,19 @@ function Field({ side, id, onEvidence }) {
     const pick = (event) => event.target.files[0] && takeFile(event.target.files[0], side, onEvidence);
     return html`<div class="field drop"><label class="file"><input type="file" accept=".safetensors" onChange=${pick} /><span>${t("compare.choose_file")}</span></label><p class="cap">${t("compare.tensors.hint")}</p></div>`;
   }
-  const set = (event) => change(side, { texts: { ...source.texts, [kind]: event.target.value, name: null }, layer: null });
+  const textsOf = (event) => ({ ...sources[side].value.texts, [kind]: event.target.value, name: null });
+  const set = (event) => change(side, { texts: textsOf(event), layer: null });
+  const keep = (event) => (sources[side].value = { ...sources[side].value, texts: textsOf(event) });
   if (kind === "preset") {
-    return html`<div class="field"><label for=${id}>${t("compare.preset.label")}</label><input type="text" id=${id} list=${`${id}-list`} value=${source.texts.preset ?? ""} autocomplete="off" spellcheck="false" placeholder=${t("compare.preset.placeholder")} onChange=${set}
-      onInput=${(event) => presets.value.some(({ name }) => name === event.target.value) && set(event)} />
-      <datalist id=${`${id}-list`}>${presets.value.map(({ name, config }) => html`<option value=${name}>${labelOf(config)}</option>`)}</datalist></div>`;
+    const onInput = (event) => (presets.peek().some(({ name }) => name === event.target.value) ? set(event) : keep(event));
+    return html`<div class="field"><label for=${id}>${t("compare.preset.label")}</label><input type="text" id=${id} list=${`${id}-list`} value=${source.texts.preset ?? ""} autocomplete="off" spellcheck="false" placeholder=${t("compare.preset.placeholder")} onFocus=${loadPresets} onInput=${onInput} onChange=${set} />
+      <${PresetList} id=${`${id}-list`} /></div>`;
   }
-  return html`<div class="field"><label for=${id}>${t(`compare.${kind}.label`)}</label><textarea id=${id} spellcheck="false" placeholder=${t(`compare.${kind}.placeholder`)} value=${source.texts[kind] ?? ""} onChange=${set} /></div>`;
+  return html`<div class="field"><label for=${id}>${t(`compare.${kind}.label`)}</label><textarea id=${id} spellcheck="false" placeholder=${t(`compare.${kind}.placeholder`)} value=${source.texts[kind] ?? ""} onInput=${keep} onChange=${set} /></div>`;
+}
+
+function PresetList({ id }) {
+  return html`<datalist id=${id}>${presets.value.map(({ name, config }) => html`<option value=${name}>${labelOf(config)}</option>`)}</datalist>`;
 }
 
 /** Family and scaling of a preset. */

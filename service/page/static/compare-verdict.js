@@ -7,7 +7,7 @@ import { sentenceOf } from "./compare-source-card.js";
 /** Heading and first sentence of the view. */
 export function Verdict({ found, diagnosis }) {
   const [title, lede, english] = found?.sentences ?? (found ? ofComparison(found) : diagnosis?.answer ? ofDiagnosis(diagnosis) : [t("compare.title"), t("compare.what")]);
-  return html`<div class="verdict" aria-live="polite"><h1>${title}</h1><p class="lede" lang=${english ? "en" : undefined}>${strong(lede)}</p></div>`;
+  return html`<h1>${title}</h1><p class="lede" lang=${english ? "en" : undefined}>${strong(lede)}</p>`;
 }
 
 /** Show what stands between ** in bold. */

@@ -3,7 +3,6 @@ import { effect, html, signal, useEffect } from "./vendor.js";
 import { ask, start, state, t } from "./page.js";
 import { change, nameOf, restore, sources, swap } from "./compare-sources.js";
 import { Source, onDrop, onPaste } from "./compare-source-card.js";
-import { Verdict } from "./compare-verdict.js";
 
 /** The answer for both sources: `{answer, a, b}`, `{refusal}` or null. */
 const result = signal(null);
@@ -11,8 +10,12 @@ const result = signal(null);
 /** What /v1/diagnose is doing, or has answered; its module is loaded with the first file. */
 const diagnosis = signal(null);
 
+/** Components whose modules are loaded when there is something to show. */
+const Verdict = signal(null);
 const Result = signal(null);
 const Diagnosis = signal(null);
+
+const loadVerdict = async () => (Verdict.value = (await import("./compare-verdict.js")).Verdict);
 
 let latest = 0;
 let diagnosed = null;
@@ -42,13 +45,14 @@ effect(() => {
 });
 
 async function compareFiles(files) {
-  const module = await import("./compare-tensors.js");
+  const [module] = await Promise.all([import("./compare-tensors.js"), loadVerdict()]);
   const tensors = await module.compareFiles(...files.map(({ header }) => header));
   Result.value = () => html`<${module.Tensors} found=${tensors} />`;
   return { tensors, sentences: module.sentencesOf(tensors, files.map(({ header }) => header)) };
 }
 
 async function compareBoth(a, b) {
+  await loadVerdict();
   const [answer, module] = await Promise.all([ask("v1/compare", { rope: a.source, other: b.source }), import("./compare-result.js")]);
   Result.value = module.Result;
   if (answer.differences.some(({ parameter }) => parameter === "layout")) [a, b] = await Promise.all([a, b].map(withOrder));
@@ -69,7 +73,7 @@ async function withOrder(resolved) {
 const keepCurve = (found, curve) => result.value?.answer === found.answer && (result.value = { ...found, curve });
 
 async function diagnose(file, side) {
-  const module = await import("./compare-diagnose.js");
+  const [module] = await Promise.all([import("./compare-diagnose.js"), loadVerdict()]);
   Diagnosis.value = module.Diagnosis;
   await module.begin(file, side, diagnosis);
 }
@@ -84,7 +88,7 @@ const EXAMPLES = {
 async function showExample(name) {
   if (name === "mistake") {
     await change("a", { kind: "preset", texts: { preset: "llama-3.1-8b" }, file: null, layer: null });
-    const module = await import("./compare-diagnose.js");
+    const [module] = await Promise.all([import("./compare-diagnose.js"), loadVerdict()]);
     Diagnosis.value = module.Diagnosis;
     return module.example(diagnosis);
   }
@@ -111,11 +115,11 @@ function View() {
     for (const [name, listen] of Object.entries(listeners)) addEventListener(name, listen);
     return () => Object.entries(listeners).forEach(([name, listen]) => removeEventListener(name, listen));
   }, []);
-  const [ResultView, DiagnosisView] = [Result.value, Diagnosis.value];
+  const [VerdictView, ResultView, DiagnosisView] = [Verdict.value, Result.value, Diagnosis.value];
   const found = result.value;
   const isOld = Boolean(found?.answer) && ["a", "b"].some((side) => found[side].source !== sources[side].value.resolved?.source);
   const isEmpty = !found && !diagnosis.value && !Object.values(sources).some(({ value }) => nameOf(value));
-  return html`<${Verdict} found=${found} diagnosis=${diagnosis.value} />
+  return html`<div class="verdict" aria-live="polite">${VerdictView ? html`<${VerdictView} found=${found} diagnosis=${diagnosis.value} />` : html`<h1>${t("compare.title")}</h1><p class="lede">${t("compare.what")}</p>`}</div>
     <div class="sources"><${Source} side="a" onEvidence=${diagnose} />
       <button type="button" class="swap" aria-label=${t("compare.swap")} title=${t("compare.swap")} onClick=${swap}>⇄</button>
       <${Source} side="b" onEvidence=${diagnose} /></div>
