@@ -2,8 +2,8 @@
 
 import base64
 import json
-import re
 import zlib
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -50,7 +50,8 @@ def test_interleaved_by_mistake_is_named_in_two_clicks(open_view, axe, language)
     assert page.locator(".explanations li").first.locator("dt").all_text_contents() == [
         *("Hugging Face", "vLLM", "llama.cpp", "MLX")
     ]
-    axe(page)
+    if language == "en":
+        axe(page)
     content = save({"q": BEFORE, "q_rotated": RIGHT, "pos": POSITIONS, "other": BEFORE + 1})
     page.set_input_files(EVIDENCE, upload("names.safetensors", content))
     page.wait_for_selector(".names")
@@ -203,29 +204,29 @@ def test_numbers_of_each_dtype_are_read_as_they_are(open_view):
             np.testing.assert_array_equal(np.array(numbers), np.array(expected))
 
 
-@pytest.mark.parametrize(
-    "fragment",
-    [
-        "a_text=%00%ff&b_text=!!!&a_layer=1e9&pair=-5&at=NaN",
-        "a=" + "x" * 2**20,
-        # 64 MiB of zeros, compressed
-        {"a_text": base64.urlsafe_b64encode(zlib.compress(bytes(2**26), 9)[2:-4]).decode()},
-        {"a_text": "[" * 300, "b_text": '{"__proto__": {"rope": 1}, "theta": 1e4}'},
-        {"a_text": '{"model_type": "llama", "rope_theta": NaN, "hidden_size": 64}'},
-    ],
-    ids=["garbage", "long", "bomb", "deep", "nan"],
-)
-def test_an_address_that_lies_leaves_the_view_whole(open_view, fragment):
-    page = open_view("compare", fragment=fragment)
-    page.wait_for_function("() => document.querySelectorAll('.source').length === 2")
-    assert page.locator("h1").count() == 1
-    page.locator(".source.a .seg button").nth(0).click()
-    page.locator(".source.b .seg button").nth(0).click()
+LYING = [
+    {"a_text": base64.urlsafe_b64encode(zlib.compress(bytes(2**26), 9)[2:-4]).decode()},  # 64 MiB
+    "a_text=%00%ff&b_text=!!!&a_layer=1e9&pair=-5&at=NaN",
+    {"a_text": "[" * 300, "b_text": '{"__proto__": {"rope": 1}, "theta": 1e4}'},
+    {"a_text": '{"model_type": "llama", "rope_theta": NaN, "hidden_size": 64}'},
+    "a=" + "x" * 2**20,
+]
+
+
+def test_addresses_that_lie_leave_the_view_whole(open_view):
+    page = open_view("compare", fragment=LYING[0])
+    for fragment in LYING[1:]:
+        text = fragment if isinstance(fragment, str) else urlencode(fragment)
+        page.evaluate("(hash) => { location.hash = hash; }", text)
+        page.wait_for_function(
+            """async () => Object.values((await import("./compare-sources.js")).sources)
+                .every(({ value }) => !value.busy)"""
+        )
+        assert page.locator("h1").count() == 1
     for side in "ab":
+        page.locator(f".source.{side} .seg button").nth(0).click()
         page.locator(f".source.{side} input").fill("llama-3-8b")
         page.locator(f".source.{side} input").press("Tab")
-    page.wait_for_selector("#selftest")
+    page.wait_for_selector("[aria-busy=false] #selftest")
     assert page.text_content("h1") == WORDS["en"]["compare.equal"]
-    open_view.problems = [
-        each for each in open_view.problems if not re.search("status of 4(13|22|31)", each)
-    ]
+    open_view.forgive("status of 4(13|22|31)")
