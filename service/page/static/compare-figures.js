@@ -44,7 +44,7 @@ export function RatioFigure({ found }) {
       <text x=${left - 8} y=${TOP - 12} text-anchor="end" class="t3">B / A</text>
       <${GridY} y=${y} at=${ticksOf(range)} left=${left} right=${right} form=${ratioText} />
       <line x1=${left} x2=${right} y1=${y(1)} y2=${y(1)} stroke="var(--a)" stroke-width="2.2" />
-      <text x=${left + 6} y=${y(1) - 7} class="ta halo">A</text>
+      <text x=${left + 6} y=${y(1) + (known.some((ratio) => ratio > 1.001) ? 17 : -7)} class="ta halo">A</text>
       <path d=${line().defined(Boolean)(points)} fill="none" stroke="var(--b)" stroke-width="1.4" stroke-dasharray="4 3" />
       ${points.map((point) => point && html`<circle cx=${point[0]} cy=${point[1]} r=${ratios.length > 80 ? 2 : 2.8} fill="var(--paper)" stroke="var(--b)" stroke-width="1.5" />`)}
       ${last >= 0 && width >= 480 && html`<text x=${right + 8} y=${y(ratios[last]) + 4} class="tb">${ratioText(ratios[last])}</text>`}

@@ -18,14 +18,17 @@ export function Result({ found, onCurve }) {
     <${SelfTest} found=${found} />`;
 }
 
-/** The curve of cosines; it is computed in steps, so it comes a moment later. */
+/** The curve of cosines; it is computed in steps, so it is null for a moment. Undefined: there is none. */
 function useCurve(found, onCurve) {
   const [curve, setCurve] = useState(null);
   useEffect(() => {
     let isCurrent = true;
     setCurve(null);
     const terms = cosineTerms(found.a, found.b);
-    if (terms === null) return undefined;
+    if (terms === null) {
+      setCurve(undefined);
+      return undefined;
+    }
     const marks = lengthsOf(found);
     const last = lastOf(terms, Math.max(...marks.map(({ position }) => position), 1024) === 1024 ? 65_536 : marks.at(-1).position);
     curveOf(terms, last).then((computed) => {
@@ -42,7 +45,7 @@ function useCurve(found, onCurve) {
 }
 
 function Positions({ found, curve }) {
-  const rows = [["cosine", found.answer.first_position], ["angle", firstAngle(found.answer)], ["vector", curve ? curve.below : undefined]];
+  const rows = [["cosine", found.answer.first_position], ["angle", firstAngle(found.answer)], ...(curve === undefined ? [] : [["vector", curve?.below]])];
   return html`<section class="firsts" aria-label=${t("compare.firsts")}><h2>${t("compare.firsts")}</h2><dl>${rows.map(([name, position]) => html`<div><dt>${t(`compare.first.${name}`)}</dt><dd>${position === undefined ? "…" : position === null ? t("compare.first.never") : integer(position)}</dd></div>`)}</dl></section>`;
 }
 
