@@ -42,7 +42,7 @@ function namesOf(tensors) {
   return kind ? Object.fromEntries(kind.flat().filter(has).map((name) => [name, name])) : null;
 }
 
-/** Return the side whose rope the numbers should have. */
+/** Return the side with the rope that the numbers should have. */
 export function sideOf({ against }) {
   const hasRope = (side) => sources[side].value.resolved !== null;
   return [against, "a", "b"].find((side) => side && hasRope(side)) ?? null;

@@ -7,7 +7,7 @@ import { readNumbers } from "./safetensors.js";
 /** Largest relative error that is rounding, as in /v1/diagnose. */
 const TOLERANCE = { F64: 2e-5, F32: 2e-5, F16: 3e-3, BF16: 2e-2 };
 
-/** Numbers that are read at a time, and most numbers of a tensor whose channels are matched. */
+/** Numbers that are read at a time, and most numbers that are read to match channels. */
 const PIECE = 2 ** 20;
 
 /** Compare two files that `readHeader` has read: `{verdict, rows, first}`. Rows are the tensors of one

@@ -10,7 +10,7 @@ const result = signal(null);
 /** What /v1/diagnose is doing, or has answered; its module is loaded with the first file. */
 const diagnosis = signal(null);
 
-/** Components whose modules are loaded when there is something to show. */
+/** Components, with modules that are loaded when there is something to show. */
 const Verdict = signal(null);
 const Result = signal(null);
 const Diagnosis = signal(null);
