@@ -1,5 +1,6 @@
 """Pages of the mistakes that `diagnose` knows: made from `rope_core.diagnosis.MISTAKES`."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,9 @@ from rope_core.diagnosis.mistake import Mistake
 from rope_core.diagnosis.mistakes import MISTAKES
 
 FOLDER = Path(__file__).parent / "mistakes"
+
+DATA = Path(__file__).parents[1] / "service" / "page" / "static" / "mistakes.json"
+"""The same texts for the view that compares."""
 
 INDEX = """# Mistakes
 
@@ -119,6 +123,36 @@ def write_mistake_pages() -> None:
             file.unlink()
     for name, page in pages.items():
         (FOLDER / name).write_text(page)
+    DATA.write_text(mistake_data())
+
+
+def mistake_data() -> str:
+    """Return the texts of all mistakes as JSON, for the page of the service.
+
+    Of each code: what it is, how it looks, why it happens, the remedy in each framework, and the
+    sources as texts and links in turn, `[text, address]`.
+    """
+    entries = {
+        code: {
+            "summary": mistake.summary,
+            "looks": _sentence(mistake.parts["Looks like"]),
+            "why": _sentence(mistake.parts["Why"]),
+            "remedies": {name: _sentence(mistake.parts[name]) for name in FRAMEWORKS},
+            "sources": _segments(_linked(mistake.parts["Source"])),
+        }
+        for code, mistake in MISTAKES.items()
+    }
+    return json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
+
+
+def _segments(text: str) -> list[list[str]]:
+    """Return Markdown as texts, each with the address that it links to or ""."""
+    parts = re.split(r"\[([^\]]+)\]\(([^)]+)\)", text)
+    segments: list[list[str]] = []
+    for index in range(0, len(parts), 3):
+        segments += [[parts[index], ""]] if parts[index] else []
+        segments += [parts[index + 1 : index + 3]] if index + 2 < len(parts) else []
+    return segments
 
 
 def mistake_page(mistake: Mistake) -> str:

@@ -11,7 +11,7 @@ import torch
 from matplotlib import pyplot
 
 import rope_core
-from docs.mistake_pages import FOLDER, mistake_pages
+from docs.mistake_pages import DATA, FOLDER, mistake_data, mistake_pages
 from rope_core import diagnose, plots
 from rope_core.diagnosis.mistake import CODES, PARTS
 from rope_core.diagnosis.mistakes import MISTAKES
@@ -32,6 +32,7 @@ OTHERS = {
 def test_the_pages_of_mistakes_are_up_to_date():
     written = {file.name: file.read_text() for file in FOLDER.iterdir()}
     assert written == mistake_pages(), "run `make docs`"
+    assert DATA.read_text() == mistake_data(), "run `make docs`"
 
 
 @pytest.mark.parametrize("code", CODES)

@@ -64,6 +64,10 @@ class Comparison:
     same: bool
     """Whether both rotate each token alike, but for rounding."""
 
+    permutation: tuple[int, ...] | None = None
+    """If only the order of channels differs: p with rotate(x[..., p], other) =
+    rotate(x, rope)[..., p]; None otherwise."""
+
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """`inv_freq` and `inv_freq_other`; without that of a layer that does not rotate."""
 
@@ -123,6 +127,7 @@ def _compare(first: Resolved, second: Resolved) -> Comparison:
         first_position=position,
         summary=_summary(first, second, differences, position, others),
         same=same,
+        permutation=None if same or position is not None else _permutation(a, b, others),
         tensors={
             name: rope.inv_freq
             for name, rope in (("inv_freq", a), ("inv_freq_other", b))
@@ -164,11 +169,34 @@ def _other_differences(a: RopeConfig, b: RopeConfig) -> Iterator[str]:
         yield f"values turn otherwise ({a.values} and {b.values})"
 
 
-def _partners(rope: RopeConfig) -> object:
+def _partners(rope: RopeConfig) -> tuple[list[list[int]], bool, bool]:
     """Return which channels are read and written as pairs, and by which angles."""
     is_moved = rope.layout == "interleaved_to_half" and rope.rotary_dim // rope.blocks > 2
     is_tiled = rope.layout == "interleaved_tiled" and rope.rotary_dim // rope.blocks > 2
     return channel_pairs(rope).tolist(), is_moved, is_tiled
+
+
+def _permutation(
+    a: RopeConfig | None, b: RopeConfig | None, others: Sequence[str]
+) -> tuple[int, ...] | None:
+    """Return the order of channels in which `a` reads and writes what `b` does.
+
+    None if something else differs as well, or if a rope writes channels elsewhere than it reads.
+    """
+    if a is None or b is None or len(others) != 1 or a.head_dim != b.head_dim:
+        return None
+    (pairs, *moved), (other_pairs, *other_moved) = _partners(a), _partners(b)
+    if any((*moved, *other_moved)) or len(pairs) != len(other_pairs) or pairs == other_pairs:
+        return None
+    if _axes(a) != _axes(b):
+        return None
+    places = {
+        to: of
+        for own, other in zip(pairs, other_pairs, strict=True)
+        for of, to in zip(own, other, strict=True)
+    }
+    rest = iter(sorted({*range(a.head_dim)} - {*places.values()}))
+    return tuple(places[i] if i in places else next(rest) for i in range(a.head_dim))
 
 
 def _layout(rope: RopeConfig) -> str:

@@ -38,6 +38,7 @@ def answer_compare(
         "differences": [asdict(each) for each in comparison.differences],
         "angles": [asdict(each) for each in comparison.angles],
         "first_position": comparison.first_position,
+        "permutation": comparison.permutation and [*comparison.permutation],
         "warnings": [*warnings],
     }
     return Message(comparison.tensors, Parameters.of(values))

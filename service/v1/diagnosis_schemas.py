@@ -129,6 +129,9 @@ class CompareAnswer(Answer):
     """At position 1, at the trained length and at the longest that the model allows."""
     first_position: int | None
     """Least position up to 2**24 at which a cosine differs by more than 0.001; null: none."""
+    permutation: list[int] | None
+    """If only the order of channels differs: p with rotate(x[..., p], other) =
+    rotate(x, rope)[..., p]; null otherwise."""
     summary: str
     """One sentence, such as: same until position 8,192."""
     same: bool

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rope_core import ConfigError, RopeConfig, compare, resolve
+from rope_core import ConfigError, RopeConfig, compare, resolve, rotate
 from rope_core.presets import built_in
 from tests.core.test_first_difference import scan
 
@@ -213,3 +213,40 @@ def test_keys_of_configs():
     presets = "command-r-v01", "llama-2-7b"
     keys = {row.parameter: row.config_key for row in compare(*presets).differences}
     assert keys["theta"] == "rope_theta"
+
+
+@pytest.mark.parametrize(
+    ("rope", "other"),
+    [
+        ({}, {"layout": "interleaved"}),
+        ({"rotary_dim": 32}, {"rotary_dim": 32, "layout": "interleaved", "trailing": True}),
+        ({"rotary_dim": 32, "trailing": True}, {"rotary_dim": 32}),
+    ],
+)
+def test_the_permutation_turns_one_rotation_into_the_other(rope, other):
+    rope, other = ({"head_dim": 64, **each} for each in (rope, other))
+    order = compare(rope, other).permutation
+    assert order is not None
+    assert sorted(order) == [*range(64)]
+    x = torch.randn(1, 8, 2, 64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(
+        rotate(x[..., list(order)], rope=other),
+        rotate(x, rope=rope)[..., list(order)],
+        rtol=0,
+        atol=0,
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"layout": "interleaved", "theta": 5e5},
+        {"layout": "interleaved", "attention_factor": 2.0, "rope_type": "yarn", "factor": 1.0}
+        | {"original_max_position_embeddings": 64},
+        {"layout": "interleaved_to_half"},
+        {"layout": "interleaved", "negative": True},
+    ],
+)
+def test_there_is_no_permutation_where_more_or_nothing_differs(other):
+    assert compare({"head_dim": 64}, {"head_dim": 64, **other}).permutation is None

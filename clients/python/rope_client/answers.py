@@ -268,6 +268,10 @@ class Comparison:
     first_position: int | None
     """Least position up to 2**24 at which a cosine differs by more than 0.001; None: none."""
 
+    permutation: tuple[int, ...] | None
+    """If only the order of channels differs: p with rotate(x[..., p], other) =
+    rotate(x, rope)[..., p]."""
+
     inv_freq: Array | None
     inv_freq_other: Array | None
     warnings: tuple[str, ...] = ()

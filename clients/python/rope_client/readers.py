@@ -116,10 +116,15 @@ def comparison(message: Message) -> Comparison:
         differences=tuple(_of(ParameterDifference, each) for each in params["differences"]),
         angles=tuple(_of(AngleDifference, each) for each in params["angles"]),
         first_position=params["first_position"],
+        permutation=_indices(params.get("permutation")),
         inv_freq=tensors.get("inv_freq"),
         inv_freq_other=tensors.get("inv_freq_other"),
         warnings=_warnings(message),
     )
+
+
+def _indices(values: list[int] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def _difference(values: Mapping[str, Any]) -> Difference:
