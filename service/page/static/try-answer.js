@@ -1,6 +1,6 @@
 // The answer of the Try view: status and times, tensors in short, or why the service refused.
 import { html, useMemo, useState } from "./vendor.js";
-import { integer, significant, t } from "./page.js";
+import { integer, request, significant, t } from "./page.js";
 import { DTYPES, bytes, bytesOf } from "./try-request.js";
 import { encode, readHeader, readNumbers } from "./safetensors.js";
 
@@ -8,11 +8,9 @@ import { encode, readHeader, readNumbers } from "./safetensors.js";
 export async function exchange({ method, path, accept, form, hasBody }, body, signal) {
   const headers = { accept: accept === "safetensors" ? "application/x-safetensors" : "*/*" };
   if (hasBody) headers["content-type"] = form === "json" ? "application/json" : "application/x-safetensors";
-  const key = sessionStorage.getItem("rope-key");
-  if (key) headers.authorization = `Bearer ${key}`;
   const start = performance.now();
   try {
-    const response = await fetch(new URL(`../${path}`, location.href), { method, headers, body, signal });
+    const response = await request(path, { method, headers, body, signal });
     const blob = await response.blob();
     const outcome = {
       status: response.status, ms: performance.now() - start, size: blob.size, type: response.headers.get("content-type") ?? "",
@@ -147,13 +145,13 @@ function Timing({ timing, ms }) {
 }
 
 function Refused({ problem, status, route }) {
+  const { code, detail } = problem;
   const examples = Object.values(route.responses[status]?.content?.["application/problem+json"]?.examples ?? {});
-  const known = examples.filter((example) => example.value?.code === problem.code);
+  const known = examples.filter((example) => example.value?.code === code);
   const same = known.find((example) => example.value.title === problem.title) ?? known[0];
-  const table = `../docs#/${encodeURIComponent(route.tag)}/${encodeURIComponent(route.operation)}`;
-  return html`<div class="refusal"><p><code>${problem.code ?? status}</code> <span lang="en">${problem.detail}</span></p>
+  return html`<div class="refusal"><p><code>${code ?? status}</code> <span lang="en">${detail}</span></p>
     ${same?.description && html`<p class="hint" lang="en">${same.summary} ${same.description}</p>`}
-    <p class="hint"><a href=${table}>${t("try.all_errors")}</a></p></div>`;
+    ${code && html`<p class="hint"><a href=${`live.html#${new URLSearchParams({ code })}`}>${t("try.all_errors")}</a></p>`}</div>`;
 }
 
 function Tensor({ tensor: { name, dtype, shape, count, numbers } }) {

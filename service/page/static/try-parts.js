@@ -1,7 +1,7 @@
 // Parts of the Try view: fields for the tensors and parameters of a route, and programs that send the
 // request on the screen, in the languages of snippets/.
 import { html, useEffect, useRef, useState } from "./vendor.js";
-import { ask, setState, state, t } from "./page.js";
+import { apiKey, ask, setState, state, t } from "./page.js";
 import { DTYPES, KINDS, bodyOf, isExact, readSpec, writeSpec } from "./try-request.js";
 
 /** The fields of a route that have a value, and buttons that add the others.
@@ -133,12 +133,10 @@ export function programOf(request) {
   const lines = Object.entries(header).map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`);
   const needsFile = !tensors.every(isExact) || tensors.some(({ kind, count }) => kind === "values" && count > 64);
   return {
-    base, url: base + path, method, route, tensors, params, hasBody, needsFile, size, paramsHeader, auth: needsKey(),
+    base, url: base + path, method, route, tensors, params, hasBody, needsFile, size, paramsHeader, auth: apiKey.value !== null,
     header: `{${lines.join(",\n ")}}`,
   };
 }
-
-const needsKey = () => Boolean(sessionStorage.getItem("rope-key"));
 
 /** The tabs of languages, the program, and a button that copies it. */
 export function Programs({ program, request }) {
