@@ -229,7 +229,7 @@ function float16(bits) {
   const size = bits & 0x7fffffff;
   if (size > 0x7f800000) return sign | 0x7e00;
   if (size >= 0x47800000) return sign | 0x7c00;
-  const shift = size < 0x38800000 ? Math.min(126 - (size >>> 23), 24) : 13;
+  const shift = size < 0x38800000 ? Math.min(126 - (size >>> 23), 31) : 13;
   const value = size < 0x38800000 ? (size & 0x7fffff) | 0x800000 : size - 0x38000000;
   const rest = value & (2 ** shift - 1);
   const half = 2 ** (shift - 1);

@@ -49,7 +49,7 @@ function Request({ routes }) {
   const answer = values.answer === "safetensors" ? "safetensors" : "json";
   const { form, request } = useMemo(() => {
     const read = readForm(route, values);
-    if (route.path.includes("{id}") && !("id" in read.params)) read.params = { ...read.params, id: session.current };
+    if (route.path.includes("{id}") && !values.own) read.params = { ...read.params, id: session.current };
     return { form: read, request: requestOf(route, read, { file, body, answer }) };
   }, [route, values, file, body, answer]);
 
@@ -117,7 +117,7 @@ function Request({ routes }) {
         ${[...new Set(routes.map(({ tag }) => tag))].map((tag) => html`<optgroup label=${tag} key=${tag}>${routes.filter((each) => each.tag === tag).map(({ key, summary }) => html`<option key=${key} value=${key} selected=${key === route.key} title=${summary}>${key}</option>`)}</optgroup>`)}</select>
         <p class="hint" lang="en"><b>${route.summary}.</b> ${route.description !== route.summary && html`<${Prose} text=${route.description} />`}</p></div>
       <${Fields} request=${request} form=${form} file=${file} edit=${edit} marked=${marked} />
-      ${route.fields.some(({ kind }) => kind === "tensor") && html`<div class="field"><label class="filebox">${t("try.drop")}<input type="file" accept=".safetensors" onChange=${(event) => event.target.files[0] && open(event.target.files[0])} /></label>
+      ${route.fields.some(({ kind }) => kind === "tensor") && html`<div class="field"><label class="filebox"><input type="file" class="sr" accept=".safetensors" onChange=${(event) => event.target.files[0] && open(event.target.files[0])} /><span class="button">${t("try.choose_file")}</span> <span>${t("try.drop")}</span></label>
         ${file && html`<p class="hint">${t("try.file_has", { name: file.name, count: integer(file.tensors.length) })}</p>`}
         ${problem && html`<p class="wrong-text" role="alert">${problem}</p>`}</div>`}
       <div class="send">
