@@ -167,6 +167,7 @@ function Tensor({ tensor: { name, dtype, shape, count, numbers } }) {
 const ROWS = 32;
 const COLUMNS = 128;
 const LEVELS = 6;
+const FEW = 8;
 
 // One cell for each number, or for a block of numbers: then the one that is largest in it.
 function cellsOf(shape, numbers) {
@@ -216,12 +217,22 @@ function HeatMap({ name, shape, numbers, most }) {
     const place = (offset, length, count) => Math.max(0, Math.min(count - 1, Math.floor((offset / length) * count)));
     setChosen(place(event.clientY - box.top, box.height, rows) * columns + place(event.clientX - box.left, box.width, columns));
   };
-  const size = rows <= 4 ? 14 : rows <= 16 ? 8 : 5;
   const label = t("try.heat_label", { name, rows: integer(rows), columns: integer(columns) });
-  return html`<svg class=${`heat rows-${size}`} viewBox=${`0 0 ${columns} ${rows}`} height=${rows * size} preserveAspectRatio="none" shape-rendering="crispEdges" tabindex="0" role="slider" aria-label=${label}
+  // Few cells have their numbers in them; many are as wide as the page.
+  const few = columns <= FEW && rows <= 2 * FEW;
+  const [width, height] = few ? [68, 24] : [1, 1];
+  const high = few ? rows * height : rows * (rows <= 4 ? 16 : rows <= 16 ? 9 : 6);
+  const look = few ? { width: `min(100%, ${columns * width}px)` } : { height: `${high}px` };
+  const number = (cell) => {
+    const value = Number(numbers[cells[cell]]);
+    const strong = Math.abs(value) > most / 2 || Number.isNaN(value);
+    return html`<text x=${((cell % columns) + 0.5) * width} y=${(Math.floor(cell / columns) + 0.5) * height + 4} text-anchor="middle" class=${strong ? "strong" : "weak"}>${significant(value, 3)}</text>`;
+  };
+  return html`<svg class="heat" style=${look} viewBox=${`0 0 ${columns * width} ${rows * height}`} preserveAspectRatio=${few ? "xMinYMin" : "none"} shape-rendering="crispEdges" tabindex="0" role="slider" aria-label=${label}
       aria-valuemin="0" aria-valuemax=${cells.length - 1} aria-valuenow=${chosen ?? 0} aria-valuetext=${at(chosen ?? 0)} onKeyDown=${move} onPointerMove=${point} onPointerDown=${point}>
-      ${Object.entries(paths).map(([look, parts]) => html`<path d=${parts.join("")} fill=${`var(--${look.split(" ")[0]})`} fill-opacity=${look.split(" ")[1]} />`)}
-      ${chosen !== null && html`<rect x=${chosen % columns} y=${Math.floor(chosen / columns)} width="1" height="1" fill="none" stroke="var(--ink)" stroke-width="2" vector-effect="non-scaling-stroke" />`}</svg>
+      <g transform=${`scale(${width} ${height})`}>${Object.entries(paths).map(([fill, parts]) => html`<path d=${parts.join("")} fill=${`var(--${fill.split(" ")[0]})`} fill-opacity=${fill.split(" ")[1]} />`)}
+        ${chosen !== null && html`<rect x=${chosen % columns} y=${Math.floor(chosen / columns)} width="1" height="1" fill="none" stroke="var(--ink)" stroke-width="2" vector-effect="non-scaling-stroke" />`}</g>
+      ${few && cells.map((_, cell) => number(cell))}</svg>
     <p class="hint">${chosen === null ? t("try.heat_hint", { most: significant(most) }) : html`<span class="mono">${at(chosen)}</span>`}</p>`;
 }
 
