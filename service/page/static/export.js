@@ -54,8 +54,8 @@ export function picture(body, title) {
   try {
     root.append(element("rect", { width, height, fill: getComputedStyle(sheet).getPropertyValue("--paper") }));
     root.append(heading(sheet, title), source(sheet, height));
-    for (const part of parts) {
-      const twin = copyOf(part, figure, copy);
+    const twins = parts.map((part) => copyOf(part, figure, copy));
+    for (const [part, twin] of parts.map((part, index) => [part, twins[index]])) {
       const svgs = outermost(part);
       root.append(...texts(part, twin, place), ...outermost(twin).map((svg, index) => still(svg, svgs[index], place)));
     }
@@ -131,7 +131,7 @@ function texts(part, copy, place) {
 
 function lines(node) {
   const found = [];
-  for (const { 0: word, index } of node.data.matchAll(/\S+/g)) {
+  for (const { 0: word, index } of node.data.matchAll(/[^ \t\r\n]+/g)) {
     const range = document.createRange();
     range.setStart(node, index);
     range.setEnd(node, index + word.length);
@@ -156,7 +156,9 @@ function source(sheet, height) {
   const address = `${file}${location.hash}`;
   const date = new Date().toLocaleDateString(language === "zh" ? "zh-CN" : "en-GB", { year: "numeric", month: "long", day: "numeric" });
   const shown = address.length > 90 ? `${address.slice(0, 89)}…` : address;
-  return Object.assign(element("text", at), { textContent: t("figure.source", { date, address: shown }) });
+  const subject = document.querySelector("h1")?.textContent.trim();
+  const text = [subject, t("figure.source", { date, address: shown })].filter(Boolean).join(" · ");
+  return Object.assign(element("text", at), { textContent: text });
 }
 
 /** Return an SVG file as a PNG file, of twice its size. */
