@@ -115,8 +115,8 @@ export function Answer({ outcome, route }) {
   const { status, ms, size, id, timing, tensors, document, text, problem, failure, file } = outcome;
   if (failure !== undefined) return html`<p class="note" role="alert">${t("try.no_answer")} <span lang="en">${failure}</span></p>`;
   const rest = document && Object.keys(document).length > 0;
-  return html`<p class="status"><b class=${status < 400 ? "good" : "refused"}>${status}</b> <span>${significant(ms, 3)}${"\u202f"}ms</span> <span>${bytes(size)}</span>
-      ${id && html`<span class="mono" title="x-request-id">x-request-id ${id}</span>`}
+  return html`<p class="status"><b class=${status < 400 ? "good" : "refused"}>${status}</b> <span>${t("try.ms", { ms: significant(ms, 3) })}</span> <span>${bytes(size)}</span>
+      ${id && html`<span class="mono">${t("try.request_id", { id })}</span>`}
       ${tensors.length > 0 && html`<button type="button" class="save" onClick=${() => (file ? save(file, "answer.safetensors") : saveTensors(tensors))}>${t("try.save_answer")}</button>`}</p>
     ${timing.length > 0 && html`<${Timing} timing=${timing} ms=${ms} />`}
     ${problem && html`<${Refused} problem=${problem} status=${status} route=${route} />`}
@@ -138,9 +138,9 @@ function Timing({ timing, ms }) {
     return html`<rect x=${x - width} y="0" width=${width} height="14" fill=${`var(--${part.colour})`} />`;
   });
   const name = (part) => (part.name in PARTS || part.name === "rest" ? t(`try.time.${part.name}`) : part.name);
-  const label = parts.map((part) => `${name(part)} ${significant(part.ms, 3)} ms`).join(", ");
+  const label = parts.map((part) => `${name(part)} ${t("try.ms", { ms: significant(part.ms, 3) })}`).join(", ");
   return html`<svg class="timing" viewBox="0 0 1000 14" preserveAspectRatio="none" role="img" aria-label=${label}>${bars}</svg>
-    <p class="legend">${parts.map((part) => html`<span><svg class="key" viewBox="0 0 10 10" aria-hidden="true"><rect width="10" height="10" rx="2" fill=${`var(--${part.colour})`} /></svg>${name(part)} ${significant(part.ms, 3)}${"\u202f"}ms</span>`)}
+    <p class="legend">${parts.map((part) => html`<span><svg class="key" viewBox="0 0 10 10" aria-hidden="true"><rect width="10" height="10" rx="2" fill=${`var(--${part.colour})`} /></svg>${name(part)} ${t("try.ms", { ms: significant(part.ms, 3) })}</span>`)}
       ${timing.filter((part) => part.text).map((part) => html`<span>${part.name} <b>${part.text}</b></span>`)}</p>`;
 }
 
@@ -159,7 +159,7 @@ function Tensor({ tensor: { name, dtype, shape, count, numbers } }) {
   const first = Array.from(numbers.slice(0, 8), (number) => exact(number, dtype));
   return html`<section class="answer-tensor" aria-label=${name}>
     <p class="facts"><b class="mono">${name}</b><span class="mono">[${shape.join(", ")}]</span><span>${Object.keys(DTYPES).find((key) => DTYPES[key][0] === dtype) ?? dtype}</span>
-      ${any && html`<span>${t("try.least")} ${significant(least)}</span><span>${t("try.most")} ${significant(most)}</span><span>${t("try.norm")} ${significant(norm)}</span>`}<span class=${nan ? "refused" : ""}>NaN ${integer(nan)}</span></p>
+      ${any && html`<span>${t("try.least")} ${significant(least)}</span><span>${t("try.most")} ${significant(most)}</span><span>${t("try.norm")} ${significant(norm)}</span>`}<span class=${nan ? "refused" : ""}>${t("try.nan", { count: integer(nan) })}</span></p>
     ${count > 1 && html`<${HeatMap} name=${name} shape=${shape} numbers=${numbers} most=${Math.max(Math.abs(least), Math.abs(most))} />`}
     <p class="first"><code>${first.join("  ")}</code> <span class="hint">${count > 8 ? t("try.first_of", { shown: 8, count: integer(count) }) : ""}</span></p></section>`;
 }

@@ -144,12 +144,12 @@ function Outcome({ outcome, route }) {
 }
 
 // What will be sent, in a sentence.
-function sentence({ route, method, path, tensors, bytes: size, form, hasBody }) {
+function sentence({ method, path, tensors, bytes: size, form, hasBody }) {
   const where = `${method} /${path.split("?")[0]}`;
   if (!hasBody) return t("try.sentence_get", { where });
   const named = tensors.map(({ name, count }) => t("try.sentence_part", { name, count: integer(count) }));
   const parts = language === "zh" ? named.join(t("try.comma")) : new Intl.ListFormat(language).format(named);
-  return t(tensors.length ? "try.sentence" : "try.sentence_plain", { parts, where, size: bytes(size), form: form === "json" ? "JSON" : "safetensors", summary: route.summary });
+  return t(tensors.length ? "try.sentence" : "try.sentence_plain", { parts, where, size: bytes(size), form: form === "json" ? "JSON" : "safetensors" });
 }
 
 // The field that the words of a refusal name first.
