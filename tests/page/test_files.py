@@ -58,7 +58,9 @@ def test_no_text_is_missing(file):
     script = file.read_text()
     first_words = {key.partition(".")[0] for key in TEXTS["en"]}
     named = {key for _, key in KEY.findall(script) if key.partition(".")[0] in first_words}
-    literal = {key for key in named if "${" not in key and not key.endswith((".js", ".css", ".html"))}
+    literal = {
+        key for key in named if "${" not in key and not key.endswith((".js", ".css", ".html"))
+    }
     assert literal - TEXTS["en"].keys() == set()
     for template in re.findall(r"\bt\(\s*(`[^`]+`)", script):
         for pattern in keys_of(template):

@@ -149,8 +149,10 @@ function Refused({ problem, status, route }) {
   const examples = Object.values(route.responses[status]?.content?.["application/problem+json"]?.examples ?? {});
   const known = examples.filter((example) => example.value?.code === code);
   const same = known.find((example) => example.value.title === problem.title) ?? known[0];
+  const key = `refusal.${code}`;
+  const advice = t(key) === key ? null : t(key); // the words of the document are English
   return html`<div class="refusal"><p><code>${code ?? status}</code> <span lang="en">${detail}</span></p>
-    ${same?.description && html`<p class="hint" lang="en">${same.summary} ${same.description}</p>`}
+    ${advice ? html`<p class="hint">${advice}</p>` : same?.description && html`<p class="hint" lang="en">${same.summary} ${same.description}</p>`}
     ${code && html`<p class="hint"><a href=${`live.html#${new URLSearchParams({ code })}`}>${t("try.all_errors")}</a></p>`}</div>`;
 }
 

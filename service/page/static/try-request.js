@@ -1,8 +1,8 @@
 // Requests of the Try view: routes of the OpenAPI document, the fields of a form, and the body.
 // This file knows forms of JSON schemas and of tensors; it has no rule of a route.
 
-/** Default limits of the service in bytes, for a service whose /version has none. */
-export const LIMITS = { body_bytes: 268435456, json_bytes: 16777216 };
+/** Default limits of the service, until /version has answered. */
+export const LIMITS = { max_body_bytes: 268435456, max_json_bytes: 16777216 };
 
 /** Dtypes of the service: name in safetensors files, and bytes of a number. */
 export const DTYPES = {

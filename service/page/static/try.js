@@ -84,11 +84,11 @@ function Request({ routes }) {
   };
   useDrop(open);
 
-  const limit = request.form === "json" ? "json_bytes" : "body_bytes";
+  const limit = request.form === "json" ? "max_json_bytes" : "max_body_bytes";
   const bound = limits?.[limit] ?? LIMITS[limit];
   const over = request.bytes > bound;
   useEffect(() => {
-    if (!limits && request.bytes > 1e6) ask("version").then((version) => setLimits(version.limits ?? {})).catch(() => {});
+    if (!limits && (request.bytes > 1e6 || values.own)) ask("version").then((version) => setLimits(version.limits ?? {})).catch(() => {});
   }, [request.bytes]);
 
   const send = async (event) => {
