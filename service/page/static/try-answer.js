@@ -224,11 +224,12 @@ function HeatMap({ name, shape, numbers, most }) {
   const few = columns <= FEW && rows <= 2 * FEW;
   const [width, height] = few ? [68, 24] : [1, 1];
   const high = few ? rows * height : rows * (rows <= 4 ? 16 : rows <= 16 ? 9 : 6);
-  const look = few ? { width: `min(100%, ${columns * width}px)` } : { height: `${high}px` };
+  const wide = `min(100%, ${columns * (columns <= FEW ? 68 : 24)}px)`;
+  const look = few ? { width: wide } : { width: wide, height: `${high}px` };
   const number = (cell) => {
     const value = Number(numbers[cells[cell]]);
-    const strong = Math.abs(value) > most / 2 || Number.isNaN(value);
-    return html`<text x=${((cell % columns) + 0.5) * width} y=${(Math.floor(cell / columns) + 0.5) * height + 4} text-anchor="middle" class=${strong ? "strong" : "weak"}>${significant(value, 3)}</text>`;
+    const level = Number.isNaN(value) ? "nan" : Math.ceil((Math.abs(value) / (most || 1)) * LEVELS);
+    return html`<text x=${((cell % columns) + 0.5) * width} y=${(Math.floor(cell / columns) + 0.5) * height + 4} text-anchor="middle" class=${`on-${value < 0 ? "b" : "a"}-${level}`}>${significant(value, 3)}</text>`;
   };
   return html`<svg class="heat" style=${look} viewBox=${`0 0 ${columns * width} ${rows * height}`} preserveAspectRatio=${few ? "xMinYMin" : "none"} shape-rendering="crispEdges" tabindex="0" role="slider" aria-label=${label}
       aria-valuemin="0" aria-valuemax=${cells.length - 1} aria-valuenow=${chosen ?? 0} aria-valuetext=${at(chosen ?? 0)} onKeyDown=${move} onPointerMove=${point} onPointerDown=${point}>

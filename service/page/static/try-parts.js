@@ -25,7 +25,8 @@ export function Fields({ request, form, file, edit, marked }) {
     const group = groupOf(field);
     return html`<${Kind} key=${`${request.route.key} ${field.name}`} field=${field} text=${form[group][field.name] ?? ""} file=${file} error=${error} edit=${(text) => edit(group, field.name, text)} />`;
   };
-  return html`${shown("tensors").map(fieldOf)}${shown("params").map(fieldOf)}
+  const [path, others] = [shown("params").filter((field) => field.place === "path"), shown("params").filter((field) => field.place !== "path")];
+  return html`${[...path, ...shown("tensors"), ...others].map(fieldOf)}
     ${rest.length > 0 && html`<div class="field"><span class="label" id="add">${t("try.add")}</span><div class="chips" role="group" aria-labelledby="add">
       ${rest.map((field) => html`<button type="button" key=${field.name} class="add" onClick=${() => add(field)}>+ ${field.name}</button>`)}</div></div>`}`;
 }

@@ -269,7 +269,7 @@ export function requestOf(route, form, { file = null, body = "json", answer = "j
       const text = form.params[name];
       if (field.place === "path") {
         if (text === "") errors[name] = "needed";
-        path = path.replace(`{${name}}`, encodeURIComponent(text));
+        else path = path.replace(`{${name}}`, encodeURIComponent(text));
       } else if (field.place === "query") {
         if (text !== "") query.append(name, text);
       } else {
