@@ -2,8 +2,11 @@
 // service, and the header of the page.
 import { html, render, signal } from "./vendor.js";
 
-/** Language of the page: "en" or "zh". */
-export const language = chooseLanguage();
+/** Language that the reader wants: "en" or "zh". */
+export const wanted = chooseLanguage();
+
+/** Language of the page; an HTML file that has its text in one language names it. */
+export const language = document.documentElement.dataset.language ?? wanted;
 
 function chooseLanguage() {
   const asked = new URLSearchParams(location.search).get("lang");
@@ -100,7 +103,7 @@ async function readPhase() {
   phase.value = response ? (await response.json()).status : "gone";
 }
 
-/** Load the texts and show a view in the page. */
+/** Load the texts and show a view in the page; null leaves the content of the HTML file. */
 export async function start(View) {
   texts = await (await fetch(`i18n/${language}.json`)).json();
   document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
@@ -108,13 +111,15 @@ export async function start(View) {
     element.textContent = t(element.dataset.text);
   }
   const link = document.getElementById("language");
-  link.href = `?lang=${language === "zh" ? "en" : "zh"}`;
+  link.href = `${link.dataset.page ?? ""}?lang=${language === "zh" ? "en" : "zh"}`;
   link.lang = language === "zh" ? "en" : "zh";
   link.textContent = language === "zh" ? "English" : "中文";
   link.addEventListener("click", () => (link.hash = location.hash));
-  const main = document.getElementById("main");
-  main.replaceChildren();
-  render(html`<${View} />`, main);
+  if (View) {
+    const main = document.getElementById("main");
+    main.replaceChildren();
+    render(html`<${View} />`, main);
+  }
   render(html`<${Phase} />`, document.getElementById("phase"));
   readPhase();
 }
