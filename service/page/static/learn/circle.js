@@ -61,7 +61,7 @@ function Waves({ x, y, narrow, height }) {
       ${[-2, -1, 0, 1, 2].map((turns) => html`<text x=${x(turns)} y=${height - 8} text-anchor="middle">${names[turns]}</text>`)}
       <${Line} points=${wave(Math.cos)} /><${Line} points=${wave(Math.sin)} kind="b" />
       ${!narrow && html`<text x=${to + 8} y=${y(1) + 4} class="ta">cos x</text><text x=${to + 8} y=${y(0) + 4} class="tb">sin x</text>`}
-      ${narrow && html`<text x=${x(0) + 6} y=${y(1) - 6} class="ta">cos x</text><text x=${x(0.5)} y=${y(1) - 6} class="tb">sin x</text>`}`;
+      ${narrow && html`<text x=${x(0)} y=${y(1) - 6} text-anchor="middle" class="ta">cos x</text><text x=${x(-1.5)} y=${y(1) - 6} text-anchor="middle" class="tb">sin x</text>`}`;
   }, [from, to, height]);
 }
 

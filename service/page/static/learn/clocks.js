@@ -1,33 +1,37 @@
 // Lesson 4: 16 of the 64 clocks of a head, and the matrix of a head of 8 channels.
-import { html, useEffect, useRef, useState } from "../vendor.js";
+import { html, useEffect, useMemo, useRef, useState } from "../vendor.js";
 import { integer, short, significant, t } from "../page.js";
-import { Figure, choose } from "../figure.js";
+import { Figure, choose, useWidth } from "../figure.js";
 import { Arrow, Ask, Control, Failure, TAU, arcPath, fixed, numberOf, useFrequencies } from "./parts.js";
 
 const LAST = 1024;
 const PACE = 12; // positions a second while it plays
 const HEAD = { theta: 10000, head_dim: 128 };
-const SMALL = { theta: 10000, head_dim: 8, layout: "interleaved" };
+const SMALL = { theta: 10000, head_dim: 8, layout: "interleaved" }; // its four pairs turn like these of the large head:
+const FOUR = [0, 16, 32, 48];
 const SHOWN = Array.from({ length: 16 }, (_, index) => 4 * index);
 
 const positionOf = () => Math.round(numberOf("p", { least: 0, most: LAST, fallback: 11 }));
 
 function Picture() {
   const { frequencies, error } = useFrequencies(HEAD);
-  const position = positionOf();
   const heading = [t("learn.clocks.pair"), t("learn.clocks.radians"), t("learn.clocks.wave"), t("learn.clocks.turns")];
-  const rows = () => [heading, ...(frequencies ?? []).map((frequency, pair) => [pair, frequency, +(TAU / frequency).toPrecision(6), +(position * frequency / TAU).toPrecision(6)])];
+  const rows = () => [heading, ...(frequencies ?? []).map((frequency, pair) => [pair, frequency, +(TAU / frequency).toPrecision(6), +(positionOf() * frequency / TAU).toPrecision(6)])];
   return html`<${Figure} id="clocks" title=${t("learn.clocks.title")} name="clocks" rows=${rows} caption=${t("learn.clocks.caption")}>
-    <${Failure} error=${error} />${frequencies && html`<${Clocks} frequencies=${frequencies} position=${position} />`}<//>`;
+    <${Failure} error=${error} />${frequencies && html`<${Clocks} frequencies=${frequencies} />`}<//>`;
 }
 
-function Clocks({ frequencies, position }) {
-  const [cell, radius] = [128, 43];
+function Clocks({ frequencies }) {
+  const position = positionOf();
+  const [ref, width] = useWidth(490);
+  const cell = width / 4;
+  const radius = Math.min(44, cell / 2 - 6);
+  const height = 2 * radius + 46;
   const label = t("learn.clocks.label", { position });
-  return html`<svg viewBox="0 0 ${4 * cell} ${4 * (cell + 8)}" role="img" aria-label=${label}>${SHOWN.map((pair, index) => {
+  return html`<div ref=${ref}><svg viewBox="0 0 ${width} ${4 * height}" role="img" aria-label=${label}>${SHOWN.map((pair, index) => {
     const angle = position * frequencies[pair];
     const turns = Math.floor(angle / TAU);
-    const place = `translate(${(index % 4 + 0.5) * cell} ${Math.floor(index / 4) * (cell + 8) + 56})`;
+    const place = `translate(${(index % 4 + 0.5) * cell} ${Math.floor(index / 4) * height + radius + 4})`;
     return html`<g transform=${place}>
       <circle r=${radius} fill="var(--card)" stroke=${turns ? "var(--a)" : "var(--line)"} stroke-opacity=${turns ? 0.4 : 1} stroke-width=${turns ? 3 : 1.5} />
       <path d=${`M${radius - 5} 0h5`} stroke="var(--ink-3)" />
@@ -36,7 +40,7 @@ function Clocks({ frequencies, position }) {
       <text y=${radius + 15} text-anchor="middle" class="t1">${pair}</text>
       <text y=${radius + 29} text-anchor="middle" class="t3">${short(TAU / frequencies[pair])}</text>
     </g>`;
-  })}</svg>`;
+  })}</svg></div>`;
 }
 
 /** Position, and a button that moves it on: a position a click where motion is not wanted. */
@@ -74,36 +78,54 @@ function Controls() {
 
 function Numbers() {
   const { frequencies } = useFrequencies(HEAD);
+  return html`<${Done} frequencies=${frequencies} /><${Matrix} frequencies=${frequencies} />`;
+}
+
+function Done({ frequencies }) {
   const position = positionOf();
   const done = frequencies?.filter((frequency) => position * frequency >= TAU).length;
-  return html`<p class="cap">${frequencies && t("learn.clocks.done", { position: integer(position), done, last: integer(TAU / frequencies.at(-1)) })}</p><${Matrix} position=${position} />`;
+  return html`<p class="cap">${frequencies && t("learn.clocks.done", { position: integer(position), done, last: integer(TAU / frequencies.at(-1)) })}</p>`;
 }
 
-/** The matrix of a head of 8 channels, with its numbers. */
-function Matrix({ position }) {
-  const { frequencies, error } = useFrequencies(SMALL);
-  if (!frequencies) return html`<${Failure} error=${error} />`;
-  const cell = 46;
-  const value = (row, column) => {
-    if (row >> 1 !== column >> 1) return 0;
-    const angle = position * frequencies[row >> 1];
-    return row === column ? Math.cos(angle) : (row > column ? 1 : -1) * Math.sin(angle);
-  };
-  const cells = [0, 1, 2, 3, 4, 5, 6, 7];
-  const rows = () => [["", ...cells], ...cells.map((row) => [row, ...cells.map((column) => +value(row, column).toFixed(6))])];
-  const vector = cells.map((channel) => 1 - channel / 8);
-  const turned = cells.map((row) => cells.reduce((sum, column) => sum + value(row, column) * vector[column], 0));
-  return html`<${Figure} id="matrix" title=${t("learn.clocks.matrix")} name="matrix" rows=${rows}><svg viewBox="0 0 ${8 * cell + 84} ${8 * cell}" role="img" aria-label=${t("learn.clocks.matrix_label", { position })}>
-    ${cells.map((row) => cells.map((column) => html`<${Cell} x=${column * cell} y=${row * cell} size=${cell} value=${value(row, column)} zero=${row >> 1 !== column >> 1} />`))}
-    ${frequencies.map((frequency, block) => html`<path d=${`M${8 * cell + 4} ${block * 2 * cell + 5}h4v${2 * cell - 10}h-4`} fill="none" stroke="var(--ink-3)" /><text x=${8 * cell + 15} y=${block * 2 * cell + cell + 4}><tspan class="it-small">θ</tspan> = ${significant(frequency)}</text>`)}
-  </svg><//>
-  <${Ask} own=${turned.map((number, channel) => [channel, number])} calls=${() => [["v1/rotate", { q: [[vector]], positions: [position], rope: SMALL }]]} read=${([answer]) => answer.q.data} />`;
+const CELLS = [0, 1, 2, 3, 4, 5, 6, 7];
+
+/** A number of the matrix of a head of 8 channels. */
+function valueAt(row, column, frequencies, position) {
+  if (row >> 1 !== column >> 1) return 0;
+  const angle = position * frequencies[FOUR[row >> 1]];
+  return row === column ? Math.cos(angle) : (row > column ? 1 : -1) * Math.sin(angle);
 }
 
-function Cell({ x, y, size, value, zero }) {
+function Matrix({ frequencies }) {
+  const rows = () => [["", ...CELLS], ...CELLS.map((row) => [row, ...CELLS.map((column) => +valueAt(row, column, frequencies, positionOf()).toFixed(6))])];
+  return html`<${Figure} id="matrix" title=${t("learn.clocks.matrix")} name="matrix" rows=${rows}>${frequencies && html`<${Blocks} frequencies=${frequencies} />`}<//>
+    ${frequencies && html`<${Turned} frequencies=${frequencies} />`}`;
+}
+
+function Blocks({ frequencies }) {
+  const position = positionOf();
+  const [ref, width] = useWidth(490);
+  const narrow = width < 430;
+  const cell = narrow ? width / 8 : Math.min(50, (width - 84) / 8);
+  const zeros = useMemo(() => CELLS.map((row) => CELLS.filter((column) => row >> 1 !== column >> 1).map((column) => html`<${Cell} x=${column * cell} y=${row * cell} size=${cell} zero />`)), [cell]);
+  const names = useMemo(() => FOUR.map((pair, block) => html`<path d=${`M${8 * cell + 4} ${block * 2 * cell + 5}h4v${2 * cell - 10}h-4`} fill="none" stroke="var(--ink-3)" /><text x=${8 * cell + 15} y=${block * 2 * cell + cell + 4}><tspan class="it-small">θ</tspan> = ${significant(frequencies[pair])}</text>`), [cell, frequencies]);
+  return html`<div ref=${ref}><svg viewBox="0 0 ${width} ${8 * cell}" role="img" aria-label=${t("learn.clocks.matrix_label", { position })}>${zeros}${!narrow && names}
+    ${CELLS.map((row) => [row & ~1, row | 1].map((column) => html`<${Cell} x=${column * cell} y=${row * cell} size=${cell} value=${valueAt(row, column, frequencies, position)} digits=${narrow ? 2 : 3} />`))}
+  </svg></div>`;
+}
+
+/** A vector of 8 channels, turned by the matrix and by the service. */
+function Turned({ frequencies }) {
+  const position = positionOf();
+  const vector = CELLS.map((channel) => 1 - channel / 8);
+  const turned = CELLS.map((row) => CELLS.reduce((sum, column) => sum + valueAt(row, column, frequencies, position) * vector[column], 0));
+  return html`<${Ask} own=${turned.map((number, channel) => [channel, number])} calls=${() => [["v1/rotate", { q: [[vector]], positions: [position], rope: SMALL }]]} read=${([answer]) => answer.q.data} />`;
+}
+
+function Cell({ x, y, size, value, zero, digits }) {
   const kind = value < 0 ? "b" : "a";
   const shade = zero ? { fill: "var(--wash)" } : { fill: `var(--${kind})`, "fill-opacity": 0.08 + 0.32 * Math.abs(value), stroke: `var(--${kind})`, "stroke-opacity": 0.35 };
-  return html`<rect x=${x + 1} y=${y + 1} width=${size - 2} height=${size - 2} rx="4" ...${shade} /><text x=${x + size / 2} y=${y + size / 2 + 4} text-anchor="middle" class=${zero ? "cell t3" : "cell t1"}>${zero ? "0" : fixed(value, 3)}</text>`;
+  return html`<rect x=${x + 1} y=${y + 1} width=${size - 2} height=${size - 2} rx="4" ...${shade} /><text x=${x + size / 2} y=${y + size / 2 + 4} text-anchor="middle" data-cell=${zero ? "zero" : "turn"} class=${zero ? "cell t3" : "cell t1"}>${zero ? "0" : fixed(value, digits)}</text>`;
 }
 
 export const parts = { figure: Picture, control: Controls, numbers: Numbers };

@@ -29,27 +29,30 @@ const [HALF, UNIT] = [250, 128];
 const at = ([x, y], far = 1) => [x * UNIT * far, -y * UNIT * far];
 
 function Picture() {
+  const rows = () => [["m", "n", t("learn.distance.score")], ...Array.from({ length: LAST + 1 }, (_, index) => [index, positionOf("n"), +score(index, positionOf("n")).toFixed(6)])];
+  return html`<${Figure} id="plane" title=${t("learn.distance.title")} name="distance" rows=${rows}><${Drawing} /><//>`;
+}
+
+function Drawing() {
   const [m, n] = [positionOf("m"), positionOf("n")];
   const [toQ, toK] = [angleOf(QUERY) + m * THETA, angleOf(KEY) + n * THETA];
   const between = within(toQ - toK);
   const label = t("learn.distance.label", { q: m * STEP, k: n * STEP, angle: fixed(between / RADIAN, 0) });
-  const rows = () => [["m", "n", t("learn.distance.score")], ...Array.from({ length: LAST + 1 }, (_, index) => [index, n, +score(index, n).toFixed(6)])];
+  const still = useMemo(() => html`<${Plane} half=${HALF} unit=${UNIT} />${[QUERY, KEY].map((vector) => html`<circle r=${Math.hypot(...vector) * UNIT} fill="none" stroke="var(--line)" stroke-dasharray="2 4" />`)}`, []);
   const middle = toK + between / 2;
   const trail = (vector, angle, kind) => {
     const radius = Math.hypot(...vector) * UNIT * 0.98;
     return html`<path d=${arcPath(angleOf(vector), angleOf(vector) + angle, radius, radius - 9 * angle / TAU)} fill="none" stroke=${`var(--${kind})`} stroke-width="3" stroke-opacity=".35" stroke-linecap="round" />`;
   };
-  return html`<${Figure} id="plane" title=${t("learn.distance.title")} name="distance" rows=${rows}><svg class="square" viewBox="${-HALF} ${-HALF} ${2 * HALF} ${2 * HALF}" role="group" aria-label=${label}>
-    <${Plane} half=${HALF} unit=${UNIT} />
-    ${[QUERY, KEY].map((vector) => html`<circle r=${Math.hypot(...vector) * UNIT} fill="none" stroke="var(--line)" stroke-dasharray="2 4" />`)}
-    ${trail(QUERY, m * THETA, "a")}${trail(KEY, n * THETA, "b")}
+  return html`<svg class="square" viewBox="${-HALF} ${-HALF} ${2 * HALF} ${2 * HALF}" role="group" aria-label=${label}>
+    ${still}${trail(QUERY, m * THETA, "a")}${trail(KEY, n * THETA, "b")}
     <${Arrow} to=${at(QUERY)} kind="a" faint /><${Arrow} to=${at(KEY)} kind="b" faint />
     <path d=${`M0,0L${arcPath(toK, toK + between, 62).slice(1)}Z`} fill="var(--c)" fill-opacity=".14" />
     <path d=${arcPath(toK, toK + between, 62)} fill="none" stroke="var(--c)" stroke-width="2.5" />
     <text x=${86 * Math.cos(middle)} y=${-86 * Math.sin(middle) + 4} text-anchor="middle" class="tc halo">${fixed(between / RADIAN, 0)}°</text>
     ${m > 1 && html`<${Name} vector=${QUERY} text="q" kind="a" />`}${n > 1 && html`<${Name} vector=${KEY} text="k" kind="b" />`}
     <${Handle} name="n" kind="b" vector=${KEY} position=${n} /><${Handle} name="m" kind="a" vector=${QUERY} position=${m} />
-  </svg><//>`;
+  </svg>`;
 }
 
 function Name({ vector, text, sub, kind }) {
@@ -111,6 +114,7 @@ function Trace({ m, n }) {
   return html`<div ref=${ref} class="trace"><svg viewBox="0 0 ${width} ${height}" role="img" aria-label=${t("learn.distance.trace")}>
       <${GridY} y=${y} at=${[-2, 0, 2]} left=${left} right=${width - right} form=${(value) => fixed(value, 0)} />
       ${[0, 16, 32, 48, 64].map((value) => html`<text x=${x(value)} y=${height - 5} text-anchor="middle">${value}</text>`)}
+      <text x=${width - right} y=${height - 18} text-anchor="end" class="it-small t3">m</text>
       <path d=${behind} fill="none" stroke="var(--b)" stroke-width="1.8" stroke-dasharray="5 3" /><path d=${`M${x(from)} ${level}H${x(to)}`} stroke="var(--c)" stroke-width="2.4" />
       <path d=${`M${x(m)} ${top}V${height - bottom}`} stroke="var(--ink-3)" /><circle cx=${x(m)} cy=${level} r="5.5" fill="var(--c)" stroke="var(--paper)" stroke-width="2" />
     </svg></div>

@@ -80,14 +80,18 @@ function Flat({ angles, step }) {
 const ORDERS = [[0, 1], [1, 0]];
 
 function Picture() {
+  const rows = () => [["", "x", "y", "z"], ...ORDERS.map((order) => [t(`learn.space.order_${order[0]}`), ...turnBy(until(order, anglesOf(), 2), CORNER).map((value) => +value.toFixed(6))])];
+  return html`<${Figure} id="cubes" title=${t("learn.space.title")} name="cubes" rows=${rows}><${Drawing} /><//>`;
+}
+
+function Drawing() {
   const angles = anglesOf();
   const step = moving.use();
-  const rows = () => [["", "x", "y", "z"], ...ORDERS.map((order) => [t(`learn.space.order_${order[0]}`), ...turnBy(until(order, angles, 2), CORNER).map((value) => +value.toFixed(6))])];
   const plan = (order) => html`<p class="plan">${order.map((axis, index) => html`<span class=${step > index ? "done" : ""}>${index + 1}. ${t("learn.space.about", { axis: "xy"[axis], angle: angles[axis] })}</span>`)}</p>`;
-  return html`<${Figure} id="cubes" title=${t("learn.space.title")} name="cubes" rows=${rows}><div class="three">
+  return html`<div class="three">
     ${ORDERS.map((order) => html`<div>${plan(order)}<${Cube} name=${`cube-${"xy"[order[0]]}`} order=${order} angles=${angles} step=${step} /></div>`)}
     <div><p class="plan"><span class="done">${t("learn.space.plane")}</span></p><${Flat} angles=${angles} step=${step} /></div>
-  </div><//>`;
+  </div>`;
 }
 
 /** The step on show: it goes to the chosen one in 150 ms, or at once where motion is not wanted. */

@@ -1,7 +1,7 @@
 // Lesson 6: five ways to stretch a context, with the frequencies that the service resolves.
 import { html, scaleLinear, scaleLog, useEffect } from "../vendor.js";
 import { integer, language, short, significant, t } from "../page.js";
-import { AxisX, Dots, Figure, GridY, Line, Reference, choose, chosen, decades, useWidth } from "../figure.js";
+import { AxisX, Dots, Figure, GridY, Key, Line, Reference, choose, chosen, decades, useWidth } from "../figure.js";
 import { Choices, Control, Failure, TAU, numberOf, useService } from "./parts.js";
 
 const TRAINED = 4096;
@@ -55,13 +55,13 @@ function Picture() {
     const plain = answer.inv_freq_unscaled.data[pair];
     return [pair, +(TAU / plain).toPrecision(6), +(TAU / frequency).toPrecision(6), +(plain / frequency).toPrecision(6)];
   })];
-  const legend = html`<span class="k1">${t("learn.stretch.after")}</span><span class="k2">${t("learn.stretch.before")}</span>`;
+  const legend = html`<span><${Key} />${t("learn.stretch.after")}</span><span><${Key} kind="b" />${t("learn.stretch.before")}</span>`;
   return html`<${Figure} id="stretch" title=${t("learn.stretch.title")} name="stretch" rows=${rows} legend=${legend}><${Failure} error=${error} /><div ref=${ref}>${answer && html`<${Drawing} answer=${answer} width=${width} />`}</div><//>`;
 }
 
 function Drawing({ answer, width }) {
   const narrow = width < 560;
-  const [height, left, right, top, bottom] = [380, 48, narrow ? 8 : 108, 26, 32];
+  const [height, left, right, top, bottom] = [380, 56, narrow ? 8 : 108, 26, 32];
   const waves = answer.inv_freq.data.map((frequency) => TAU / frequency);
   const plain = answer.inv_freq_unscaled.data.map((frequency) => TAU / frequency);
   const last = waves.length - 1;
@@ -83,7 +83,8 @@ function Drawing({ answer, width }) {
   return html`<svg viewBox="0 0 ${width} ${height}" role="img" aria-label=${t("learn.stretch.label", { ...answer.scaling, factor: significant(answer.scaling.factor, 4) })}>
     ${bandsOf(answer).map((run) => html`<rect x=${x(run[1]) - half} y=${top} width=${x(run[2]) - x(run[1]) + 2 * half} height=${height - top - bottom} fill=${fill[run[0]]} /><text x=${(x(run[1]) + x(run[2])) / 2} y=${top - 9} text-anchor="middle" class=${ink[run[0]]}>${name(run)}</text>`)}
     <${GridY} y=${y} at=${decades(...y.domain())} left=${left} right=${width - right} />
-    <${AxisX} x=${x} at=${narrow ? [0, 16, 32, 48, 64].filter((pair) => pair <= last) : [0, 8, 16, 24, 32, 40, 48, 56, 64].filter((pair) => pair <= last)} y=${height - 8} form=${String} />
+    <text x=${left - 8} y=${top - 9} text-anchor="end" class="t3">${narrow ? "" : t("learn.stretch.positions")}</text><text x=${left - 8} y=${height - 8} text-anchor="end" class="t3">${t("learn.stretch.pair")}</text>
+    <${AxisX} x=${x} at=${narrow ? [0, 16, 32, 48, 64].filter((pair) => pair <= last) : [0, 8, 16, 24, 32, 40, 48, 56].filter((pair) => pair < last - 2).concat(last)} y=${height - 8} form=${String} />
     ${narrow ? [trained, stretched].map((value) => html`<path d=${`M${left} ${y(value)}H${width - right}`} stroke="var(--ink)" stroke-width="1.2" /><text x=${left + 6} y=${y(value) - 5} class="t1 halo">${short(value)}</text>`)
       : html`<${Reference} y=${y(trained)} left=${left} right=${width - right} name=${t("learn.stretch.trained")} number=${integer(trained)} />${stretched > trained * 1.8 && html`<${Reference} y=${y(stretched)} left=${left} right=${width - right} name=${t("learn.stretch.stretched")} number=${integer(stretched)} />`}`}
     <${Line} points=${points(plain)} kind="b" /><${Dots} points=${points(plain)} kind="b" size=${5} /><${Line} points=${points(waves)} /><${Dots} points=${points(waves)} size=${5} />

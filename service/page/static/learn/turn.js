@@ -8,7 +8,7 @@ const VECTOR = [1.2, 0.7];
 const SECOND = 30; // degrees of the second turn
 
 /** The angle in degrees. */
-const degreesOf = () => numberOf("a", { least: -180, most: 180, fallback: 50 });
+const degreesOf = () => numberOf("a", { least: -180, most: 180, fallback: 75 });
 
 /** (a + bi)(c + di) */
 export const product = ([a, b], [c, d]) => [a * c - b * d, a * d + b * c];
@@ -31,6 +31,11 @@ export const FORMS = {
 };
 
 function Picture() {
+  const rows = () => [["", "x", "y"], ["z", ...VECTOR], ...Object.keys(FORMS).map((name) => [t(`learn.turn.${name}`), ...FORMS[name](VECTOR, degreesOf() * RADIAN).map((v) => +v.toFixed(6))])];
+  return html`<${Figure} id="turn" title=${t("learn.turn.title")} name="turn" rows=${rows}><${Drawing} /><//>`;
+}
+
+function Drawing() {
   const degrees = degreesOf();
   const [half, unit] = [196, 118];
   const at = ([x, y]) => [x * unit, -y * unit];
@@ -38,16 +43,15 @@ function Picture() {
   const from = angleOf(VECTOR);
   const radius = Math.hypot(...VECTOR) * unit;
   const label = t("learn.turn.label", { angle: fixed(degrees, 0), x: fixed(turned[0], 4), y: fixed(turned[1], 4) });
-  const rows = () => [["", "x", "y"], ["z", ...VECTOR], ...Object.keys(FORMS).map((name) => [t(`learn.turn.${name}`), ...FORMS[name](VECTOR, degrees * RADIAN).map((v) => +v.toFixed(6))])];
   const name = ([x, y], text, kind) => html`<text x=${x * 1.13} y=${y * 1.13 + 5} text-anchor="middle" class=${`halo it t${kind}`}>${text}</text>`;
-  return html`<${Figure} id="turn" title=${t("learn.turn.title")} name="turn" rows=${rows}><svg class="square" viewBox="${-half} ${-half} ${2 * half} ${2 * half}" role="img" aria-label=${label}>
+  return html`<svg class="square" viewBox="${-half} ${-half} ${2 * half} ${2 * half}" role="img" aria-label=${label}>
     <${Plane} half=${half} unit=${unit} /><circle r=${radius} fill="none" stroke="var(--line)" stroke-dasharray="2 4" />
     <path d=${arcPath(from, from + degrees * RADIAN, 46)} fill="none" stroke="var(--c)" stroke-width="2.5" />
     <path d=${arcPath(from, from + degrees * RADIAN, radius)} fill="none" stroke="var(--a)" stroke-opacity=".35" stroke-width="3" />
     <text x=${68 * Math.cos(from + degrees * RADIAN / 2)} y=${-68 * Math.sin(from + degrees * RADIAN / 2) + 4} text-anchor="middle" class="tc halo">${fixed(degrees, 0)}°</text>
     <${Arrow} to=${at(VECTOR)} kind="a" faint /><${Arrow} to=${at(turned)} kind="a" />
     ${Math.abs(degrees) > 8 && name(at(VECTOR), "z", "a")}${name(at(turned), html`z e<tspan dy="-6" font-size="12">iα</tspan>`, "a")}
-  </svg><//>`;
+  </svg>`;
 }
 
 function Controls() {
