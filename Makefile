@@ -15,7 +15,7 @@ JOBS ?= 2
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test clean
+.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -94,6 +94,10 @@ bench-gpu:  ## kernels on a CUDA device; PYTHON must have torch and triton for C
 
 bench-gpu-first:  ## first run on a CUDA device: facts, answers, speeds, failures in 330 s
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_first
+
+# needs Node, and is needed only after a change of tools/vendor; what it writes is in git
+vendor:  ## build the page's vendor.js, with its licences, from the pinned npm packages
+	cd tools/vendor && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs
 
 DOCKER ?= docker
 

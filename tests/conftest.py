@@ -238,7 +238,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = stats.get("skipped", [])
     files = ("test_examples.py", "test_metrics.py", "test_benchmarks.py", "test_load.py")
     reasons = {
-        each.longrepr[2] for each in skipped if each.nodeid.partition("::")[0].endswith(files)
+        each.longrepr[2]
+        for each in skipped
+        if each.nodeid.partition("::")[0].endswith(files) or each.nodeid.startswith("tests/page/")
     }
     for reason in sorted(reasons):
         terminalreporter.write_line(f"not run: {reason.removeprefix('Skipped: ')}")

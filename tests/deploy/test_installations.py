@@ -4,14 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from importlib.metadata import Distribution, distribution
 from zipfile import ZipFile
 
+import httpx
 import pytest
 from packaging.requirements import Requirement
 
 from rope_core import compiled
 from rope_core.hf.families import TABLES
+from tests.conftest import ROOT
 from tests.deploy.installations import (
     CLIENT_CALL,
     CORE_CALL,
@@ -114,6 +117,22 @@ def test_service_without_grpc_and_compiler_rotates_over_a_socket(environments, s
     records = [json.loads(line) for line in log.read_text().splitlines()]
     (message,) = [record["message"] for record in records if "gRPC" in record.get("message", "")]
     assert message == "gRPC is off; to turn it on: pip install 'rope-service[grpc]'"
+
+
+def test_the_wheel_of_the_service_has_every_file_of_the_page(environments):
+    static = ROOT / "service" / "page" / "static"
+    installed = environments["rope-service"].site_packages / "service" / "page" / "static"
+    files = {file.relative_to(static) for file in static.rglob("*") if file.is_file()}
+    assert files == {file.relative_to(installed) for file in installed.rglob("*") if file.is_file()}
+    compressed = sum(len(zlib.compress((static / file).read_bytes())) for file in files)
+    assert compressed <= 400_000, "the wheel grows by 0.4 MB at most"
+
+
+def test_the_installed_service_has_the_page(service):
+    url, _ = service
+    answer = httpx.get(f"{url}/", headers={"accept": "text/html"}, follow_redirects=True)
+    assert answer.url.path == "/ui/"
+    assert "<main" in answer.text
 
 
 def test_client_rotates_without_torch(environments, service):

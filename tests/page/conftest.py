@@ -15,8 +15,6 @@ import pytest
 
 from tests.conftest import Started
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-
 VIEWS = ("config", "compare", "learn", "try", "live")
 
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -33,7 +31,8 @@ def browser() -> Iterator[Any]:
     """Chromium without a window; the tests are skipped where there is none."""
     path = find_chromium()
     if path is None:
-        pytest.skip("no Chromium: install the package chromium")
+        pytest.skip("the page in a browser: there is no Chromium; install the package chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"]
@@ -100,7 +99,7 @@ class Views:
             java_script_enabled=javascript,
             **options,
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         self._contexts.append(context)
         page = context.new_page()
         url = url or self.url
@@ -193,3 +192,15 @@ def assert_no_overflow(page: Any) -> None:
         }"""
     )
     assert wide == [], wide
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that the tests of the budgets have measured."""
+    lines = {
+        f"{report.nodeid.partition('[')[2].rstrip(']') or report.nodeid}: {text}"
+        for report in terminalreporter.stats.get("passed", [])
+        for name, text in report.user_properties
+        if name == "budget"
+    }
+    for line in sorted(lines):
+        terminalreporter.write_line(f"budget of the page, {line}")
