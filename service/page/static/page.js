@@ -103,7 +103,7 @@ async function readPhase() {
 /** Load the texts and show a view in the page. */
 export async function start(View) {
   texts = await (await fetch(`i18n/${language}.json`)).json();
-  document.documentElement.lang = language;
+  document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
   for (const element of document.querySelectorAll("[data-text]")) {
     element.textContent = t(element.dataset.text);
   }
