@@ -100,8 +100,13 @@ async function readPhase() {
   phase.value = response ? (await response.json()).status : "gone";
 }
 
-/** Load the texts and show a view in the page. */
-export async function start(View) {
+/** Keys of all texts that begin like that, in their order. */
+export function textKeys(prefix) {
+  return Object.keys(texts).filter((key) => key.startsWith(prefix));
+}
+
+/** Load the texts and show a view in the page. A view that sets `phase` itself says `phase: false`. */
+export async function start(View, { phase: readsPhase = true } = {}) {
   texts = await (await fetch(`i18n/${language}.json`)).json();
   document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
   for (const element of document.querySelectorAll("[data-text]")) {
@@ -116,5 +121,5 @@ export async function start(View) {
   main.replaceChildren();
   render(html`<${View} />`, main);
   render(html`<${Phase} />`, document.getElementById("phase"));
-  readPhase();
+  if (readsPhase) readPhase();
 }
