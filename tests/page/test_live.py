@@ -26,6 +26,8 @@ class Live:
     def __init__(self, open_view: Views, recent: FakeRecent, **options: Any) -> None:
         self.recent = recent
         self.answers = True
+        self.problem: dict[str, Any] = {}
+        """What is answered in place of figures."""
         self.queries: list[str] = []
         self.views = open_view
         self.page = open_view("live", before=self._before, ready=None, **options)
@@ -39,6 +41,8 @@ class Live:
         self.queries.append(route.request.url)
         if self.answers:
             route.fulfill(json=self.recent.answer(route.request.url))
+        elif self.problem:
+            route.fulfill(status=self.problem["status"], json=self.problem)
         else:
             route.abort()
 
@@ -181,7 +185,17 @@ def test_no_answer_keeps_the_last_figures(open_view: Views, axe: Callable[..., N
     live.show("Keeping up")
     assert live.queries[-1].endswith(f"after={NOON}")
     assert {row["answered/s"] for row in live.table()[-8:-2]} == {"0"}  # known after all
+    live.answers = False
+    live.problem = {
+        "status": 403,
+        "code": "forbidden",
+        "detail": "the route needs the scope metrics",
+    }
+    live.pass_s()
+    live.show("The service does not show its figures: forbidden")
+    live.show("the route needs the scope metrics")
     open_view.forgive("ERR_FAILED")
+    open_view.forgive("403")
 
 
 def test_a_restart_is_a_gap(open_view: Views) -> None:
@@ -210,7 +224,8 @@ def test_a_hidden_tab_sends_nothing(open_view: Views) -> None:
             { value: hidden ? "hidden" : "visible", configurable: true });
         document.dispatchEvent(new Event("visibilitychange"));
     }"""
-    live.pass_s()
+    with live.page.expect_response("**/v1/recent*"):
+        live.pass_s()
     live.page.evaluate(hide, True)
     sent = len(open_view.requests)
     live.pass_s(600)

@@ -9,6 +9,6 @@ export function Codes({ wanted }) {
   const marked = useRef(null);
   useEffect(() => marked.current?.scrollIntoView({ block: "nearest" }), [wanted]);
   const isService = (code) => SERVICE_CODES.has(code);
-  return ["service", "client"].map((side) => html`<h3>${t(`live.codes.${side}`)}</h3><dl>${codes.filter((code) => isService(code) === (side === "service")).map((code) => html`
-    <div class=${code === wanted ? "wanted" : ""} ref=${code === wanted ? marked : null}><dt><code>${code}</code></dt><dd>${t(`refusal.${code}`)}</dd></div>`)}</dl>`);
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${t("live.codes")}>${["service", "client"].map((side) => html`<h3>${t(`live.codes.${side}`)}</h3><dl>${codes.filter((code) => isService(code) === (side === "service")).map((code) => html`
+    <div class=${code === wanted ? "wanted" : ""} ref=${code === wanted ? marked : null}><dt><code>${code}</code></dt><dd>${t(`refusal.${code}`)}</dd></div>`)}</dl>`)}</div>`;
 }

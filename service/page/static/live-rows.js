@@ -90,6 +90,7 @@ function Fill({ plan, y, kind, low = () => 0, high, opacity, defined = known }) 
 
 function Empty({ plan, row, text }) {
   const from = plan.bins.find(known)?.x0 ?? plan.left;
+  if (plan.right - from < 130) return null;
   return html`<text x=${(from + plan.right) / 2} y=${(row.top + row.bottom) / 2 + 4} text-anchor="middle" class="t3">${text}</text>`;
 }
 
@@ -273,8 +274,8 @@ export function Rows({ recent, seconds, revision, stopped }) {
   const now = useMemo(() => recent.sum(recent.answer.until - Math.min(10, seconds), recent.answer.until), [revision]);
   const still = useMemo(() => {
     const isEmpty = recent.known(plan.end - seconds, plan.end) > 0 && !plan.bins.some((bin) => bin.requests);
-    return html`<${Unknown} plan=${plan} /><${Requests} plan=${plan} isEmpty=${isEmpty} /><${Latency} plan=${plan} isEmpty=${isEmpty} /><${Queue} plan=${plan} /><${Device} plan=${plan} /><${Runs} plan=${plan} />`;
-  }, [plan]);
+    return html`<${Unknown} plan=${plan} /><${Requests} plan=${plan} isEmpty=${isEmpty} /><${Latency} plan=${plan} isEmpty=${isEmpty} /><${Queue} plan=${plan} /><${Device} plan=${plan} /><${Runs} plan=${plan} /><${Times} plan=${plan} stopped=${stopped} />`;
+  }, [plan, stopped]);
   const at = Number(chosen("at").value ?? NaN);
   const found = plan.bins.findIndex((bin) => bin.from < at && at <= bin.to);
   const last = plan.bins.length - 1;
@@ -286,6 +287,6 @@ export function Rows({ recent, seconds, revision, stopped }) {
   return html`<${Figure} id="rows" title=${t("live.last", { span: span(seconds) })} name="rope-live" rows=${() => table(plan)}>
     <div ref=${ref} class=${stopped === "silent" ? "stopped" : ""}><${Plot} width=${plan.width} height=${plan.height} label=${t("live.figure")} index=${index} length=${plan.bins.length} indexAt=${indexAt}
       onIndex=${(to) => choose({ at: to === last ? null : plan.bins[to].to })} readout=${say(plan, found < 0 ? now : plan.bins[index])} cursor=${cursor}
-      onPointerLeave=${() => isPinned || follow()} onKeyUp=${(event) => event.key === "Escape" && follow()}>${still}<${Times} plan=${plan} stopped=${stopped} /></${Plot}></div>
+      onPointerLeave=${() => isPinned || follow()} onKeyUp=${(event) => event.key === "Escape" && follow()}>${still}</${Plot}></div>
   </${Figure}>`;
 }

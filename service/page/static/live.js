@@ -1,6 +1,7 @@
 // The live view: what the service does now, and what it did in the last 15 minutes.
 import { html, signal, useEffect, useState } from "./vendor.js";
-import { ask, integer, phase, setState, start, state, t } from "./page.js";
+import { ask, integer, phase, setState, start, t } from "./page.js";
+import { chosen } from "./figure.js";
 import { headline, quantile, Recent, SERVICE_CODES, timeShares, total } from "./live-data.js";
 import { bound, brief, bytes, percent, plural, rate, span, time } from "./live-format.js";
 import { Rows } from "./live-rows.js";
@@ -78,7 +79,7 @@ function Sentence({ name, values }) {
 
 /** The range of the figure: that of the address, or the shortest that holds all that is known. */
 function range() {
-  const given = Number(state.value.range);
+  const given = Number(chosen("range").value);
   if (RANGES.includes(given)) return given;
   const { until, oldest } = recent.answer;
   return RANGES.find((seconds) => until - oldest < seconds) ?? RANGES.at(-1);
@@ -159,7 +160,7 @@ function Refusals({ sum }) {
 /** The list of all codes, loaded when it is opened. */
 function Codes() {
   const [List, setList] = useState(null);
-  const wanted = state.value.code;
+  const wanted = chosen("code").value;
   const load = async () => { const module = await import("./live-codes.js"); setList(() => module.Codes); };
   useEffect(() => { if (wanted) load(); }, [wanted]);
   return html`<details class="codes" open=${Boolean(wanted)} onToggle=${(event) => (event.target.open ? load() : wanted && setState({ code: null }))}>
