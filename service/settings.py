@@ -305,6 +305,10 @@ class Settings(BaseSettings):
     drain_s: Delay = 20.0
     """Time that accepted requests get to finish after that."""
 
+    page: bool = True
+    """Whether the service has the page `/ui/`, and `/v1/recent`, which the page reads. The files of
+    the page need no API key; what they call does."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is logged: `info` has one line for each request, `warning` one for each
     request that the service fails to answer (500 and above)."""

@@ -39,6 +39,7 @@ service.server.planned_answer
 service.server.planned_requests
 service.server.received_body
 service.server.bootstrap service.server.status
+service.server.page_routes
 service.server.tls_transport service.server.uvicorn_server
 service.page
 service.server.asgi_protocol

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.access.keys import NO_KEYS, BadKeysFile, Keys, read_keys
 from service.access.quota import Quotas
-from service.access.scopes import PUBLIC_METHODS, PUBLIC_PATHS, method_scope, path_scope
+from service.access.scopes import PUBLIC_METHODS, is_public, method_scope, path_scope
 from service.access.tenant import ANONYMOUS, Scope, Tenant
 from service.access.watched_file import WatchedFiles
 from service.errors import Forbidden, Unauthenticated
@@ -59,7 +59,7 @@ class Gate:
             Unauthenticated: the route needs a key, and the request has no valid key.
             Forbidden: the tenant lacks the scope of the route.
         """
-        if path in PUBLIC_PATHS:
+        if is_public(path):
             return ANONYMOUS
         return self._authorize(path_scope(path) or Scope.ADMIN, authorization)
 

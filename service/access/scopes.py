@@ -7,6 +7,9 @@ from service.access.tenant import Scope
 PUBLIC_PATHS = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
 """Routes that need no key: probes of load balancers and orchestrators."""
 
+_PAGE = "/ui"
+"""The page needs no key: its files are the same for everybody."""
+
 _HTTP: tuple[tuple[re.Pattern[str], Scope], ...] = tuple(
     (re.compile(pattern), scope)
     for pattern, scope in (
@@ -52,6 +55,11 @@ _METHODS: dict[str, Scope] = {
     f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo": Scope.INFER
     for version in ("v1", "v1alpha")
 }
+
+
+def is_public(path: str) -> bool:
+    """Return whether an HTTP path needs no key."""
+    return path in PUBLIC_PATHS or path == _PAGE or path.startswith(f"{_PAGE}/")
 
 
 def path_scope(path: str) -> Scope | None:

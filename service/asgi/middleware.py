@@ -39,6 +39,8 @@ class RequestMiddleware:
     """Answers all requests below /v1/sessions."""
     paths: frozenset[str]
     """Names that metrics may show as a route; all others are "other"."""
+    page: str | None
+    """Path of the page and name of all its files in metrics; None: there is no page."""
     request_log: RequestLog
     describe: Callable[[str, Exception], ErrorAnswer]
     """Returns the answer to a failure on a path."""
@@ -96,6 +98,8 @@ class RequestMiddleware:
             route = "other"
             if path.startswith(paths.PREFIX):
                 route, path = paths.route_of(path), paths.hide_id(path)
+            elif self.page is not None and path.startswith(self.page + "/"):
+                route = self.page
         self.request_log.record(
             request_id=request_id,
             method=scope["method"],

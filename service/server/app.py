@@ -26,9 +26,10 @@ from service.oip import errors
 from service.oip.http.control import control_routes
 from service.oip.http.routes import infer_routes
 from service.oip.state import OipState
-from service.page.routes import page_routes
+from service.page.application import PREFIX as PAGE
 from service.server.api_docs import DESCRIPTION, TAGS, add_api_docs
 from service.server.bootstrap import build_service, lifespan
+from service.server.page_routes import page_routes
 from service.server.status import status_routes
 from service.sessions.paths import SESSIONS, STEP_MANY
 from service.settings import Settings
@@ -54,6 +55,7 @@ def create_app(
 def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> RequestMiddleware:
     """Return the ASGI application of a service; FastAPI is its attribute `app`."""
     service, lifecycle = oip_state.handler, oip_state.lifecycle
+    settings = service.settings
     app = FastAPIOffline(
         title="rope-service",
         version=__version__,
@@ -78,19 +80,22 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     status = status_routes(service, lifecycle)
     app.include_router(status)
     app.include_router(control)
-    app.router.routes += page_routes()
+    if settings.page:
+        app.router.routes += page_routes()
     add_api_docs(app, oip_state.repository.models.values())
     routes = (*app.routes, *status.routes, *control.routes)
     app.add_exception_handler(HTTPException, partial(_refuse, routes))
     app.add_exception_handler(UnknownName, _answer_failure)
     for route in (*hot, *METHODS, "other"):  # the series exist from the start
         service.metrics.request_seconds.labels(route)
+    quiet = QUIET if settings.log_level == "debug" else QUIET | {PAGE}
     return RequestMiddleware(
         app,
         hot=hot,
         sessions=sessions,
         paths=frozenset((*(getattr(route, "path", "") for route in routes), *STREAM_ROUTES)) - {""},
-        request_log=RequestLog(service.metrics, level=service.settings.log_level, quiet=QUIET),
+        page=PAGE if settings.page else None,
+        request_log=RequestLog(service.metrics, level=settings.log_level, quiet=quiet),
         describe=_describe,
         gate=service.gate,
         lifecycle=lifecycle,

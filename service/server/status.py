@@ -14,6 +14,8 @@ from service.errors import UnknownName
 from service.inference.handler import InferenceHandler
 from service.lifecycle import Lifecycle, Phase
 from service.observability import metrics
+from service.page.application import PREFIX
+from service.server.page_routes import is_browser, redirect_to_page
 from service.v1.openapi import json_content, ref
 from service.v1.schemas import Healthz, Presets, Readyz, Variants, Version
 
@@ -37,9 +39,15 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
     not_ready = json_content(ref(Readyz.__name__))
     not_ready["application/json"]["example"] = Readyz(status=Phase.WARMING_UP.value)
 
+    has_page = service.settings.page
+
     @router.get("/", include_in_schema=False)
-    async def index() -> JSONResponse:
-        return JSONResponse(INDEX)
+    async def index(request: Request) -> Response:
+        if not has_page:
+            return JSONResponse(INDEX)
+        if is_browser(request):
+            return redirect_to_page()
+        return JSONResponse(INDEX | {"page": f"{PREFIX}/"}, headers={"vary": "accept"})
 
     @router.get(
         "/healthz",
@@ -60,7 +68,8 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
     async def readyz() -> JSONResponse:
         """The answer is 503 during the warm-up, from SIGTERM on, and after a device failure."""
         ready = lifecycle.phase is Phase.READY
-        return JSONResponse({"status": lifecycle.phase.value}, 200 if ready else 503)
+        status, headers = 200 if ready else 503, {"x-rope-device": service.engine.device.name}
+        return JSONResponse({"status": lifecycle.phase.value}, status, headers)
 
     @router.get(
         "/metrics",

@@ -1,6 +1,6 @@
 // Figures in SVG: frame with tools, axes, lines, dots, bands, and the keys and the pointer that move
 // the chosen place. A figure knows numbers and pixels; what they mean is up to the view.
-import { computed, html, line, useEffect, useRef, useState } from "./vendor.js";
+import { computed, html, line, signal, useEffect, useId, useRef, useState } from "./vendor.js";
 import { short, setState, state, t } from "./page.js";
 
 /** Width of an element in CSS pixels, kept up to date: `[ref, width]`. */
@@ -111,6 +111,16 @@ export function Table({ rows: [heading, ...rows], label }) {
     <tbody>${sorted.map((row) => html`<tr>${row.map((cell) => html`<td class="num">${cell ?? "—"}</td>`)}</tr>`)}</tbody></table></div>`;
 }
 
+const pins = signal(new Set());
+
+/** Pin a chosen place, in all figures that show it, or let it go. */
+function pin(name, on) {
+  if (pins.value.has(name) === on) return;
+  const next = new Set(pins.value);
+  next[on ? "add" : "delete"](name);
+  pins.value = next;
+}
+
 const KEYS = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: 8, PageDown: -8, Home: -Infinity, End: Infinity };
 
 /** An SVG of that size that a keyboard can enter.
@@ -119,11 +129,15 @@ const KEYS = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: 
     there are, and either `choice`, the name of the state that holds the chosen one (with `fallback`),
     or `index` and `onIndex`. Arrows move by 1, PageUp and PageDown by 8, Home and End to the ends;
     Enter or a click pins the place, Escape lets go; the pointer moves to `indexAt(x, y)` until then.
+    With `hover` false it moves only by a click or a drag.
     `readout`, a text or a function of the index, says what is there. `cursor(index, pinned)` draws
     the chosen place: with `choice` it alone is drawn again when the place changes. */
-export function Plot({ width, height, label, choice, fallback = 0, index, length, onIndex, indexAt, readout, cursor, children, ...rest }) {
+export function Plot({ width, height, label, choice, fallback = 0, index, length, onIndex, indexAt, readout, cursor, hover = true, children, ...rest }) {
   const root = useRef(null);
-  const [pinned, setPinned] = useState(false);
+  const id = useId();
+  const pinName = choice ?? id;
+  const pinned = pins.value.has(pinName);
+  const setPinned = (on) => pin(pinName, on);
   const place = choice ? choiceOf(choice, { most: length - 1, fallback }) : index;
   const latest = useRef({});
   const set = onIndex ?? (choice && ((to) => choose({ [choice]: to })));
@@ -142,14 +156,14 @@ export function Plot({ width, height, label, choice, fallback = 0, index, length
     return html`<svg ref=${root} viewBox="0 0 ${width} ${height}" role="img" aria-label=${label} ...${rest}>${children}${cursor?.(place, false)}</svg>`;
   }
   const onKeyDown = (event) => {
-    if (event.key === "Enter") setPinned(!pinned);
+    if (event.key === "Enter") setPinned(!pinned && hover);
     if (event.key === "Escape") setPinned(false);
     if (!(event.key in KEYS) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     set(Math.max(0, Math.min(length - 1, place + KEYS[event.key])));
   };
-  const onPointerMove = (event) => indexAt && frame(event.clientX, event.clientY, event.buttons > 0);
-  const onClick = (event) => { frame(event.clientX, event.clientY, true); setPinned(true); };
+  const onPointerMove = (event) => indexAt && (hover || event.buttons > 0) && frame(event.clientX, event.clientY, event.buttons > 0);
+  const onClick = (event) => { frame(event.clientX, event.clientY, true); setPinned(hover); };
   return html`<svg ref=${root} class=${pinned ? "plot pinned" : "plot"} viewBox="0 0 ${width} ${height}" tabindex="0" role="slider" aria-label=${label}
     aria-valuemin="0" aria-valuemax=${Math.max(0, length - 1)} aria-valuenow=${place} aria-valuetext=${said || String(place)}
     onKeyDown=${onKeyDown} onPointerMove=${onPointerMove} onClick=${indexAt && onClick} ...${rest}>${children}${cursor?.(place, pinned)}</svg>

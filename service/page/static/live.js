@@ -1,6 +1,6 @@
 // The live view: what the service does now, and what it did in the last 15 minutes.
 import { html, signal, useEffect, useState } from "./vendor.js";
-import { ask, integer, phase, setState, start, t } from "./page.js";
+import { ask, device, integer, keyWanted, phase, poll, setState, start, t } from "./page.js";
 import { chosen } from "./figure.js";
 import { headline, quantile, Recent, SERVICE_CODES, timeShares, total } from "./live-data.js";
 import { bound, brief, bytes, percent, plural, rate, span, time } from "./live-format.js";
@@ -21,54 +21,48 @@ const clock = signal(0);
 const refusal = signal(null);
 const paused = signal(false);
 
-let timer = 0;
 let wait_ms = POLL_MS;
-let running = null;
+let running = false;
+let stop = () => {};
 
-/** Ask for what is new, once, and plan the next time. Nothing is sent while nobody looks. */
-async function poll() {
-  clearTimeout(timer);
-  if (document.hidden || paused.value || running) return;
+/** Ask for what is new; return the milliseconds to the next time. */
+async function readRecent() {
+  if (running) return POLL_MS;
+  running = true;
   const sent = Date.now();
-  running = new AbortController();
-  const abort = setTimeout(() => running.abort(), ANSWER_MS);
+  const controller = new AbortController();
+  const abort = setInterval(() => keyWanted.value || controller.abort(), ANSWER_MS);
   try {
-    recent.take(await ask(`v1/recent${recent.query}`, undefined, { signal: running.signal }));
+    recent.take(await ask(`v1/recent${recent.query}`, undefined, { signal: controller.signal }));
     refusal.value = null;
     silentSince.value = 0;
     wait_ms = POLL_MS;
     phase.value = recent.answer.phase;
+    device.value = recent.answer.about.device;
     revision.value += 1;
   } catch (failure) {
-    if (!document.hidden) {
-      refusal.value = failure.status ? failure : null;
-      silentSince.value ||= sent;
-      wait_ms = Math.min(MOST_MS, wait_ms * 2);
-      phase.value = "gone";
-      clock.value = Date.now();
-    }
+    refusal.value = failure.status ? failure : null;
+    silentSince.value ||= sent;
+    clock.value = Date.now();
+    wait_ms = Math.min(MOST_MS, wait_ms * 2);
+    phase.value = "gone";
   } finally {
-    clearTimeout(abort);
-    running = null;
+    clearInterval(abort);
+    running = false;
   }
-  if (!document.hidden && !paused.value) timer = setTimeout(poll, wait_ms);
+  return wait_ms;
 }
 
 function pollNow() {
+  stop();
   wait_ms = POLL_MS;
-  poll();
+  stop = poll(readRecent);
 }
-
-document.addEventListener("visibilitychange", () => {
-  clearTimeout(timer);
-  if (document.hidden) running?.abort();
-  else setTimeout(pollNow); // after an aborted request has ended
-});
 
 function pause() {
   paused.value = !paused.value;
-  clearTimeout(timer);
-  if (!paused.value) pollNow();
+  if (paused.value) stop();
+  else pollNow();
 }
 
 /** A text whose values stand out. */
@@ -205,4 +199,4 @@ function View() {
 }
 
 await start(View, { phase: false });
-poll();
+pollNow();

@@ -7,7 +7,7 @@ from starlette.routing import BaseRoute, Mount
 from service.access.gate import Gate
 from service.access.scopes import (
     PUBLIC_METHODS,
-    PUBLIC_PATHS,
+    is_public,
     method_scope,
     path_scope,
 )
@@ -23,7 +23,7 @@ from service.v1.session_stream import STREAM_ROUTES
 
 SCOPES = {
     None: """
-        /healthz /readyz /v2/health/live /v2/health/ready
+        /healthz /readyz /v2/health/live /v2/health/ready /ui /ui/{path:path}
     """,
     Scope.INFER: """
         /v1/rotate /v1/attention /v1/cos_sin /v1/shift /v1/merge /v1/resolve /v1/positions
@@ -97,9 +97,9 @@ def test_every_route_has_the_scope_that_is_written_here():
     assert found == written.keys()
     for path, scope in written.items():
         if scope is None:
-            assert path in PUBLIC_PATHS
+            assert is_public(path)
         else:
-            assert path not in PUBLIC_PATHS
+            assert not is_public(path)
             assert path_scope(path) is scope, path
 
 
@@ -121,8 +121,9 @@ def test_similar_paths_have_no_scope():
         *("", "//", "//healthz", "/healthz/", "/Healthz", "/healthz/../v1/rotate", "/metrics/"),
         *("/x/v1/rotate", "/v2/", "/v2/models", "/v2/models/", "/v2/health", "/v2/health/live/"),
         *("/v2/models/a/b", "/v2/models/rope/infer/x", "/docsx", "/v1", "/v1/rotate\n/metrics"),
+        *("/uix", "/UI/", "/x/ui/", "//ui/"),
     ):
-        assert path not in PUBLIC_PATHS
+        assert not is_public(path)
         assert path_scope(path) is None or path == "/v1/rotate\n/metrics", path
     assert method_scope("/inference.GRPCInferenceService/") is None
     assert method_scope("/other.Service/ModelInfer") is None
