@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 from service.asgi.problems import PROBLEMS
 from service.oip.errors import STATUSES
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Serve
 from tests.page.conftest import Views, assert_no_overflow, sync_api
 from tests.page.recent_answers import BOUNDS, MIB, NOON, FakeRecent
 
@@ -119,6 +120,7 @@ def test_headline_of_each_phase(open_view: Views) -> None:
     draining = {"phase": "draining", "drain": {"left_s": 11.2, "requests": 3}}
     for more, headline in (
         ({"phase": "warming up"}, "Warming up"),
+        ({"queue": {"depth": 0, "predicted_wait_s": 0.0}}, "Ready, no traffic"),
         ({"queue": {"depth": 1, "predicted_wait_s": 0.1}}, "1 call is waiting"),
         ({"queue": {"depth": 2500, "predicted_wait_s": 0.1}}, "2\u202f500 calls are waiting"),
         (draining, "Draining: 3 requests left, at most 12 s to go"),
@@ -131,10 +133,13 @@ def test_headline_of_each_phase(open_view: Views) -> None:
         live.pass_s()
         sync_api.expect(live.page.locator("h1")).to_have_text(headline)
         phase = more.get("phase", "ready")
-        assert live.page.locator("#phase").inner_text().strip() == phase
+        assert live.page.locator("#phase").inner_text().strip() == f"{phase} · cpu"
     work(live.recent, live.recent.until + 1)
     live.pass_s()
     live.show("Keeping up, the queue is empty")
+    work(live.recent, live.recent.until + 1, depth=2, wait_max_s=0.062)
+    live.pass_s()
+    live.show("Keeping up, calls wait at most 62\u202fms")
 
 
 def test_a_burst_of_refusals_shorter_than_a_second(open_view: Views) -> None:
@@ -214,6 +219,9 @@ def test_a_restart_is_a_gap(open_view: Views) -> None:
     assert "/v1/rotate" in routes
     assert "/v1/resolve" not in routes
     assert live.page.locator(".details", has_text="up").inner_text().count("up\t10 s") == 1
+    live.recent.started -= 500  # the answer of another replica
+    live.pass_s()
+    live.show("Several processes answer at this address")
 
 
 def test_a_hidden_tab_sends_nothing(open_view: Views) -> None:
@@ -256,15 +264,15 @@ def test_an_hour_takes_no_more_memory(open_view: Views) -> None:
         return {**found, "rows": live.page.evaluate(rows)}
 
     def pass_minutes(minutes: int) -> None:
-        for _ in range(minutes):  # each poll is answered with a minute
+        for _ in range(minutes // 3):  # each poll is answered with three minutes
             until = live.recent.until
-            for second in range(until + 1, until + 61):
+            for second in range(until + 1, until + 181):
                 work(live.recent, second)
-            live.recent.until += 60
+            live.recent.until += 180
             with live.page.expect_response("**/v1/recent*"):
                 live.page.clock.run_for(2000)
 
-    pass_minutes(16)
+    pass_minutes(18)
     early = measure()
     pass_minutes(60)
     late = measure()
@@ -347,3 +355,31 @@ def codes() -> set[str]:
 def test_each_code_says_what_to_do(language: str) -> None:
     texts = json.loads((I18N / f"{language}.json").read_text())
     assert {key.removeprefix("refusal.") for key in texts if key.startswith("refusal.")} == codes()
+
+
+def test_a_real_service(browser: Any, serve: Serve) -> None:
+    with serve(ROPE_DRAIN_DELAY_S="30") as started:
+        views = Views(browser, started.url)
+        with httpx.Client(base_url=started.url) as client:
+            for size in [1] * 20 + [3] * 4:
+                client.post("/v1/rotate", json={"q": [[[1.0] * 4] * 2, [[1.0] * 4] * size][:2]})
+        page = views("live", before=lambda page: page.clock.install(), ready="svg.plot")
+
+        def shows(expected: str) -> None:
+            def is_shown() -> bool:
+                page.clock.run_for(2000)
+                return expected in str(page.locator("main").inner_text())
+
+            wait_until(is_shown)
+
+        shows("shape")
+        assert page.locator(".refusals b").inner_text() == "4"
+        sums = "import('./live.js').then(({ recent }) => recent.sum(0, recent.answer.until))"
+        del sums
+        shows("/v1/rotate")
+        process = started.process
+        process.terminate()
+        shows("Draining")
+        process.kill()
+        shows("No answer for")
+        views.close()

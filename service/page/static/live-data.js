@@ -17,6 +17,8 @@ export class Recent {
     this.routes = [];
     /** Moments at which a process of the service has started, oldest first. */
     this.starts = [];
+    /** Whether several processes answer in turn. */
+    this.isMixed = false;
     this.#forget();
   }
 
@@ -44,7 +46,8 @@ export class Recent {
     const from = Math.max(answer.oldest, known ? known[1] + 1 : 0);
     if (known && last.started === answer.started && answer.oldest <= known[1] + 1) known[1] = answer.until;
     else if (from <= answer.until) this.spans.push([from, answer.until]);
-    if (last?.started !== answer.started) this.starts.push(answer.started);
+    if (answer.started < last?.started) this.isMixed = true;
+    if (!this.starts.includes(answer.started)) this.starts.push(answer.started);
     this.answer = answer;
     this.#prune(answer.until - KEPT_S);
   }
@@ -156,6 +159,7 @@ export function headline(recent, silent_s) {
   const [worst] = [...now.refusals.values()].filter(({ code }) => SERVICE_CODES.has(code)).sort((a, b) => b.count - a.count);
   if (worst) return ["refusing", { code: worst.code }];
   if (answer.queue.depth) return ["waiting", { n: answer.queue.depth }];
+  if (now.depth && now.wait_max_s) return ["brief", { wait_s: now.wait_max_s }];
   const minute = recent.sum(answer.until - 60, answer.until);
   return [minute.requests + minute.messages ? "flowing" : "idle", {}];
 }

@@ -284,7 +284,7 @@ export function Rows({ recent, seconds, revision, stopped }) {
   let isPinned = false;
   const cursor = (_, pinned) => { isPinned = pinned; return html`<${Crosshair} plan=${plan} bin=${found < 0 ? now : plan.bins[index]} chosenBin=${found >= 0} />`; };
   const indexAt = (px) => { const to = plan.bins.findIndex((bin) => px < bin.x1); return to < 0 ? last : to; };
-  return html`<${Figure} id="rows" title=${t("live.last", { span: span(seconds) })} name="rope-live" rows=${() => table(plan)}>
+  return html`<${Figure} id="rows" title=${t("live.last", { span: span(seconds), time: time(plan.end) })} name="rope-live" rows=${() => table(plan)}>
     <div ref=${ref} class=${stopped === "silent" ? "stopped" : ""}><${Plot} width=${plan.width} height=${plan.height} label=${t("live.figure")} index=${index} length=${plan.bins.length} indexAt=${indexAt}
       onIndex=${(to) => choose({ at: to === last ? null : plan.bins[to].to })} readout=${say(plan, found < 0 ? now : plan.bins[index])} cursor=${cursor}
       onPointerLeave=${() => isPinned || follow()} onKeyUp=${(event) => event.key === "Escape" && follow()}>${still}</${Plot}></div>

@@ -79,16 +79,21 @@ function range() {
   return RANGES.find((seconds) => until - oldest < seconds) ?? RANGES.at(-1);
 }
 
+function headText(name, values) {
+  if (name === "silent") return t("live.head.silent", { span: span(values.n) });
+  if (name === "brief") return t("live.head.brief", { time: brief(values.wait_s) });
+  return "n" in values ? plural(`live.head.${name}`, values.n, values) : t(`live.head.${name}`, values);
+}
+
 function Head({ sum }) {
   const silent_s = silentSince.value ? Math.max(1, Math.round((clock.value - silentSince.value) / 1000)) : 0;
   const [name, values] = refusal.value ? ["refused", { code: refusal.value.code ?? refusal.value.status }] : headline(recent, silent_s);
-  const text = "n" in values && name !== "silent" ? plural(`live.head.${name}`, values.n, values) : t(`live.head.${name}`, name === "silent" ? { span: span(values.n) } : values);
   useEffect(() => {
     if (!silentSince.value) return undefined;
     const ticking = setInterval(() => (clock.value = Date.now()), 1000);
     return () => clearInterval(ticking);
   }, [silentSince.value > 0]);
-  return html`<div class="fig-head live-head"><h1 class=${`state-${name.replace(" ", "-")}`}>${text}</h1>
+  return html`<div class="fig-head live-head"><h1 class=${`state-${name.replace(" ", "-")}`}>${headText(name, values)}</h1>
     <div class="tools">
       <div class="seg" role="group" aria-label=${t("live.range")}>${RANGES.map((seconds) => html`<button type="button" aria-pressed=${recent.answer ? range() === seconds : false} onClick=${() => setState({ range: seconds, at: null })}>${span(seconds)}</button>`)}</div>
       <button type="button" aria-pressed=${paused.value} onClick=${pause}>${t(paused.value ? "live.resume" : "live.pause")}</button>
@@ -103,7 +108,7 @@ function Lede({ name, sum }) {
   const parts = [];
   if (name === "silent") parts.push(html`<${Sentence} name="lede.silent" values=${{ time: time(until) }} />${t("live.between")}<button type="button" class="link" onClick=${pollNow}>${t("live.retry")}</button>`);
   else if (paused.value) parts.push(html`<${Sentence} name="lede.paused" values=${{ time: time(until) }} />`);
-  else if (!["flowing", "waiting", "refusing", "idle"].includes(name)) parts.push(t(`live.lede.${name}`));
+  else if (!["flowing", "brief", "waiting", "refusing", "idle"].includes(name)) parts.push(t(`live.lede.${name}`));
   const values = { span: span(sum.known), busy: percent(Math.min(1, sum.busy_s / Math.max(1, sum.known) / recent.answer.limits.lanes)) };
   if (!sum.requests && !sum.messages) {
     parts.push(html`<${Sentence} name="lede.none" values=${{ span: values.span }} />`, name === "idle" && html`<a href="try.html">${t("live.try")}</a>`);
@@ -114,6 +119,7 @@ function Lede({ name, sum }) {
     const key = { 0: "none", 1: "one" }[sum.refused] ?? "other";
     parts.push(html`<${Sentence} name=${`lede.busy.${key}`} values=${{ ...values, n: integer(sum.refused) }} />`);
   }
+  if (recent.isMixed) parts.push(t("live.lede.mixed"));
   return parts.map((part, index) => html`${index > 0 && t("live.between")}${part}`);
 }
 
