@@ -299,6 +299,9 @@ class Settings(BaseSettings):
     """Values of the header `Origin` that may open a WebSocket, separated by commas: pages of other
     sites are refused."""
 
+    page: bool = True
+    """Whether the service has the page at `/ui/`, and `/v1/recent`, which the page reads."""
+
     drain_delay_s: Delay = 5.0
     """Time after SIGTERM in which requests are still accepted, while /readyz answers 503."""
 

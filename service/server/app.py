@@ -14,7 +14,7 @@ from starlette.routing import Route as StarletteRoute
 
 from service import __version__
 from service.asgi import io, problems
-from service.asgi.middleware import QUIET, App, RequestMiddleware
+from service.asgi.middleware import UNLOGGED, App, RequestMiddleware
 from service.asgi.problems import ErrorAnswer
 from service.asgi.routing_errors import describe_method, describe_unknown_path
 from service.device import Driver
@@ -29,9 +29,11 @@ from service.oip.state import OipState
 from service.page.routes import page_routes
 from service.server.api_docs import DESCRIPTION, TAGS, add_api_docs
 from service.server.bootstrap import build_service, lifespan
+from service.server.recent import RecentRoute
 from service.server.status import status_routes
 from service.sessions.paths import SESSIONS, STEP_MANY
 from service.settings import Settings
+from service.v1.recent_openapi import PATH as RECENT
 from service.v1.routes import Route
 from service.v1.session_stream import STREAM_ROUTES
 from service.v1.sessions import METHODS, SessionRoutes
@@ -78,8 +80,12 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     status = status_routes(service, lifecycle)
     app.include_router(status)
     app.include_router(control)
-    app.router.routes += page_routes()
-    add_api_docs(app, oip_state.repository.models.values())
+    pages: dict[str, App] = {}
+    if service.settings.page:
+        app.router.routes += page_routes()
+        pages[RECENT] = RecentRoute(service, oip_state.sessions.services, lifecycle)
+        app.router.routes += [StarletteRoute(path, pages[path], methods=["GET"]) for path in pages]
+    add_api_docs(app, oip_state.repository.models.values(), has_recent=RECENT in pages)
     routes = (*app.routes, *status.routes, *control.routes)
     app.add_exception_handler(HTTPException, partial(_refuse, routes))
     app.add_exception_handler(UnknownName, _answer_failure)
@@ -88,9 +94,10 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     return RequestMiddleware(
         app,
         hot=hot,
+        pages=pages,
         sessions=sessions,
         paths=frozenset((*(getattr(route, "path", "") for route in routes), *STREAM_ROUTES)) - {""},
-        request_log=RequestLog(service.metrics, level=service.settings.log_level, quiet=QUIET),
+        request_log=RequestLog(service.metrics, level=service.settings.log_level, quiet=UNLOGGED),
         describe=_describe,
         gate=service.gate,
         lifecycle=lifecycle,
