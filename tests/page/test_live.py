@@ -15,6 +15,7 @@ from service.oip.errors import STATUSES
 from tests.conftest import ROOT, Serve
 from tests.page.conftest import Views, assert_no_overflow, sync_api
 from tests.page.recent_answers import BOUNDS, MIB, NOON, FakeRecent
+from tests.waiting import wait_until
 
 ROUTES = ("/v1/attention", "/v1/rotate")
 
@@ -361,25 +362,31 @@ def test_a_real_service(browser: Any, serve: Serve) -> None:
     with serve(ROPE_DRAIN_DELAY_S="30") as started:
         views = Views(browser, started.url)
         with httpx.Client(base_url=started.url) as client:
-            for size in [1] * 20 + [3] * 4:
-                client.post("/v1/rotate", json={"q": [[[1.0] * 4] * 2, [[1.0] * 4] * size][:2]})
+            for vector in [[1.0, 2.0]] * 40 + [[1.0]] * 4:  # a head of one channel is refused
+                client.post("/v1/rotate", json={"q": [[vector]]})
         page = views("live", before=lambda page: page.clock.install(), ready="svg.plot")
 
-        def shows(expected: str) -> None:
+        def wait_for(expected: str) -> None:
             def is_shown() -> bool:
                 page.clock.run_for(2000)
                 return expected in str(page.locator("main").inner_text())
 
             wait_until(is_shown)
 
-        shows("shape")
+        wait_for("/v1/rotate")
         assert page.locator(".refusals b").inner_text() == "4"
-        sums = "import('./live.js').then(({ recent }) => recent.sum(0, recent.answer.until))"
-        del sums
-        shows("/v1/rotate")
-        process = started.process
-        process.terminate()
-        shows("Draining")
-        process.kill()
-        shows("No answer for")
+        shown = page.evaluate(
+            """async () => {
+                const { recent } = await import("./live.js");
+                const sum = recent.sum(0, recent.answer.until);
+                return [sum.answered, sum.wrong, sum.refused, sum.tokens];
+            }"""
+        )
+        assert shown == [40, 4, 0, 40]
+        started.process.terminate()
+        wait_for("Draining")
+        started.process.kill()
+        wait_for("No answer for")
         views.close()
+    unexpected = [each for each in views.problems if "Failed to load resource" not in each]
+    assert unexpected == []
