@@ -32,6 +32,8 @@ class Lifecycle:
         self.phase = Phase.WARMING_UP
         self.ending = False
         """Whether the end has begun."""
+        self.drain_ends: float | None = None
+        """Time of `time.monotonic` at which calls that still wait are answered; None: not yet."""
         self._listeners_closing = False
         self._changed = asyncio.Event()
         self.abort_pending: Callable[[], None] = lambda: None

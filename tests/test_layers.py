@@ -38,7 +38,7 @@ service.server.websocket_pings
 service.server.planned_answer
 service.server.planned_requests
 service.server.received_body
-service.server.bootstrap service.server.status
+service.server.bootstrap service.server.status service.server.recent
 service.server.page_routes
 service.server.tls_transport service.server.uvicorn_server
 service.page
@@ -128,6 +128,7 @@ service.access.watched_file
 service.listening
 service.observability.request_log
 service.sessions.errors service.sessions.paths
+service.observability.metrics
 service.errors service.lifecycle service.observability service.settings service.installation
 service.exit_codes
 rope_core.plots
@@ -197,7 +198,12 @@ KEPT_IN = {
     "prometheus_client": {
         *("service.observability", "service.oip.statistics", "service.sessions.metrics")
     },
-    "pydantic": {"service.read_settings", "service.settings", "service.endpoints"}
+    "pydantic": {
+        "service.server.recent",
+        "service.read_settings",
+        "service.settings",
+        "service.endpoints",
+    }
     | {"service.sessions.creation.session_params", "service.sessions.operations.rebase"}
     | {"service.v1", "service.oip.openapi", "service.oip.types", "service.oip.control"}
     | {"service.oip.infer", "service.access.keys"},

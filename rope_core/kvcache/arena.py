@@ -78,6 +78,18 @@ class Arena:
         in_pools = sum(self._room(pool) * pool.shape.group_bytes for pool in self._pools.values())
         return max(0, min(self._limit_bytes - self.reserved_bytes, in_slabs + in_pools))
 
+    def count_pages(self) -> dict[str, int]:
+        """Return the numbers of page groups: used, reserved, and free for further reservations.
+
+        Free ones are as large as the largest that a pool has.
+        """
+        group_bytes = max((pool.shape.group_bytes for pool in self._pools.values()), default=0)
+        return {
+            "used": sum(pool.num_used for pool in self._pools.values()),
+            "reserved": sum(pool.num_reserved for pool in self._pools.values()),
+            "free": self.free_bytes // group_bytes if group_bytes else 0,
+        }
+
     def pool(self, shape: PageShape) -> PagePool:
         """Return the pool of pages of a shape; one for each shape."""
         pool = self._pools.get(shape)

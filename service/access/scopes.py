@@ -15,6 +15,7 @@ _HTTP: tuple[tuple[re.Pattern[str], Scope], ...] = tuple(
     for pattern, scope in (
         (r"/v1/(sessions(/.*)?|stream|step)", Scope.SESSIONS),
         (r"/v2/models/rope_session(/versions/[^/]+)?/infer", Scope.SESSIONS),
+        (r"/v1/recent", Scope.METRICS),
         (r"/|/v1/.*|/version|/openapi\.json|/docs(/.*)?|/static-offline-docs/.*", Scope.INFER),
         (r"/metrics|/v2/models/stats|/v2/models/[^/]+(/versions/[^/]+)?/stats", Scope.METRICS),
         (r"/v2/models/[^/]+(/versions/[^/]+)?(/infer|/ready|/config)?", Scope.INFER),

@@ -24,6 +24,9 @@ CLIENT_LEFT_FIELDS = {"code": "client_left"}
 QUIET = frozenset(("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"))
 """Routes that machines call every few seconds."""
 
+UNLOGGED = QUIET | {"/v1/recent", "/ui"}
+"""Routes that have no log lines: also those that the page calls while somebody looks at it."""
+
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -35,6 +38,8 @@ class RequestMiddleware:
     """FastAPI: answers all requests that no hot route answers."""
     hot: Mapping[str, App]
     """Applications by path, for POST; they are called without FastAPI's router."""
+    pages: Mapping[str, App]
+    """Applications by path, for GET; they are called without FastAPI's router."""
     sessions: App
     """Answers all requests below /v1/sessions."""
     paths: frozenset[str]
@@ -78,6 +83,8 @@ class RequestMiddleware:
         if app is None:
             is_of_sessions = path.startswith(paths.PREFIX) or path == paths.SESSIONS
             app = self.sessions if is_of_sessions else self.app
+            if path in self.pages and scope["method"] in ("GET", "HEAD"):
+                app = self.pages[path]
         if io.REFUSAL in scope:
             app = _refuse
         try:

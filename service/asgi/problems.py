@@ -65,6 +65,11 @@ PROBLEMS: Mapping[type[Exception], tuple[HTTPStatus, str]] = {
 }
 """Status and code by class; codes never change. A subclass has the row of its base class."""
 
+STATUSES: Mapping[str, int] = {
+    code: status.value for status, code in reversed([*PROBLEMS.values()])
+}
+"""Status by code; of a code that has several, the first."""
+
 _STATUS_HEADERS: Mapping[int, Headers] = {
     HTTPStatus.UNAUTHORIZED: [(b"www-authenticate", b"Bearer")],
     HTTPStatus.UPGRADE_REQUIRED: [(b"upgrade", b"websocket"), (b"connection", b"upgrade")],

@@ -30,6 +30,8 @@ class Admission:
     """The budget without the reserve for small requests."""
     _bytes_of_tenants: dict[str, int] = field(default_factory=dict, init=False)
     """Charged bytes of each tenant, by name; `ANONYMOUS` has no entry."""
+    peak_bytes: int = field(default=0, init=False, compare=False)
+    """Most charged bytes since `take_peak`."""
     on_charge: Callable[[], None] | None = field(default=None, init=False, compare=False)
     """Called at the next charge, once."""
 
@@ -54,10 +56,17 @@ class Admission:
                 )
         if tenant is not ANONYMOUS:
             self._charge_tenant(tenant, num_bytes, held_bytes)
-        self.charged_bytes = charged + num_bytes
+        self.charged_bytes = charged = charged + num_bytes
+        if charged > self.peak_bytes:
+            self.peak_bytes = charged
         if self.on_charge is not None:
             on_charge, self.on_charge = self.on_charge, None
             on_charge()
+
+    def take_peak(self) -> int:
+        """Return the most bytes that were charged at a time since the last call."""
+        peak, self.peak_bytes = self.peak_bytes, self.charged_bytes
+        return peak
 
     def release(self, num_bytes: int, tenant: Tenant = ANONYMOUS) -> None:
         """Return charged bytes to the budget."""

@@ -34,6 +34,9 @@ CloseReason = type[ShuttingDown] | type[DeviceLost] | type[DeviceStuck]
 WATCHDOG_FACTOR = 10
 """A run may take this many times its estimate, because estimates are rough."""
 
+LAST_DEPTH = 14
+"""The last bucket of `arrival_depths`: deeper queues."""
+
 _call, _seconds = attrgetter("call"), attrgetter("seconds")
 
 
@@ -92,6 +95,16 @@ class Batcher(Generic[C, R]):
         """The calls in the queue."""
         return list(map(_call, self._queue))
 
+    @property
+    def num_waiting(self) -> int:
+        """How many calls are in the queue."""
+        return self._queue.num_calls
+
+    @property
+    def num_unfinished(self) -> int:
+        """How many calls are in the queue or in a run."""
+        return self._queue.num_calls + sum(map(len, self._running))
+
     def enqueue(self, entry: Entry[C, R]) -> None:
         """Put a call into the queue, behind those of its tenant that arrived earlier.
 
@@ -103,9 +116,14 @@ class Batcher(Generic[C, R]):
             raise self._close_reason
         queue = self._queue
         tenant = entry.tenant
-        if tenant is not ANONYMOUS or queue.num_calls >= self.max_queue_calls:
-            self._check_num_calls(tenant)
         entry.enqueued = now = time.monotonic()
+        recent, depths, depth = self.metrics.recent, self.metrics.arrival_depths, queue.num_calls
+        depths.counts[min(depth.bit_length(), LAST_DEPTH)] += 1
+        depths.total += depth
+        if now >= recent.end:
+            recent.advance(now)
+        if tenant is not ANONYMOUS or depth >= self.max_queue_calls:
+            self._check_num_calls(tenant)
         self.load.add(entry.call, now, entry.deadline, queue, tenant)
         lane, entries = queue.latest, queue.latest.entries
         is_last = entries[-1].arrived <= entry.arrived if entries else lane is queue.only
@@ -117,6 +135,8 @@ class Batcher(Generic[C, R]):
             queue.num_calls += 1
         else:
             queue.insert(entry, is_idle=not self._running)
+        if queue.num_calls > recent.current.depth:
+            recent.current.depth = queue.num_calls
         if self._running or self._is_paused:
             self._arm_timer(entry)
         if not self._is_dispatch_scheduled:
@@ -135,8 +155,12 @@ class Batcher(Generic[C, R]):
         Raises:
             Overloaded: as `enqueue`.
         """
-        self._check_num_calls(tenant)
-        self.load.check(time.monotonic(), deadline, call, self._queue, tenant)
+        try:
+            self._check_num_calls(tenant)
+            self.load.check(time.monotonic(), deadline, call, self._queue, tenant)
+        except Overloaded:
+            self.metrics.arrival_depths.observe(self._queue.num_calls)
+            raise
 
     def pause(self) -> None:
         """Start no runs until `resume`; calls wait in the queue."""
@@ -217,6 +241,7 @@ class Batcher(Generic[C, R]):
             self._complete(batch, started, run_bisecting(self.run, calls, self.restart_watchdog))
             return
         self._running.append(batch)
+        self.metrics.recent.running.append(now)
         self._await_end(started)
         for entry in (*batch, *self._queue):
             self._arm_timer(entry)
@@ -247,6 +272,10 @@ class Batcher(Generic[C, R]):
         self, batch: list[Entry[C, R]], started: StartedRun, done: Future[Runs[R]]
     ) -> None:
         self._running.remove(batch)
+        recent, ended = self.metrics.recent, time.monotonic()
+        if ended >= recent.end:
+            recent.advance(ended)  # while the run counts as one that goes on
+        recent.running.remove(started.started)
         self._expected_ends.pop(started).cancel()
         self.restart_watchdog()
         self._complete(batch, started, done.result())
@@ -258,10 +287,18 @@ class Batcher(Generic[C, R]):
         num_tokens = num_late = 0
         ended = time.monotonic()
         self.load.end(started, ended)
+        recent = metrics.recent
+        if ended >= recent.end:
+            recent.advance(ended)
+        second = recent.current
+        second.busy_s += ended - max(started.started, recent.begin)
+        metrics.device_busy_seconds.inc(ended - started.started)
         for run in runs:
             metrics.copy_seconds.observe(run.copy_s)
             metrics.compute_seconds.observe(run.compute_s)
             num_calls = len(run.results)
+            second.copy_s += run.copy_s * num_calls
+            second.compute_s += run.compute_s * num_calls
             for result in run.results:
                 entry = next(entries)
                 queue_s = started.started - entry.enqueued
@@ -277,6 +314,11 @@ class Batcher(Generic[C, R]):
                     entry.resolve(outcome)
                 except Exception:  # the other calls of the batch must get their outcomes
                     log.exception("an outcome could not be delivered")
+        second.runs += 1
+        second.calls += len(batch)
+        second.tokens += num_tokens
+        second.wait_s += sum(waits)
+        second.wait_max_s = max(second.wait_max_s, *waits)
         metrics.queue_seconds.observe_all(waits)
         metrics.batch_requests.observe(len(batch))
         metrics.batch_tokens.observe(num_tokens)

@@ -3,7 +3,6 @@
 import resource
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -17,6 +16,8 @@ from service.device import cgroup
 from service.device.interface import DeviceCapabilities
 
 T = TypeVar("T")
+
+_PAGE_BYTES = resource.getpagesize()
 
 SCRATCH_BYTES = 2**20
 """Half of the cache of a core, or less."""
@@ -70,5 +71,5 @@ class Cpu:
 
     def memory_bytes(self) -> int:
         """Return the resident memory of the process."""
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES

@@ -18,25 +18,27 @@ class Histogram(prometheus_client.Histogram):
     """
 
     def _metric_init(self) -> None:
-        self._counts = [0] * len(self._upper_bounds)
-        self._total = 0.0
+        self.counts = [0] * len(self._upper_bounds)
+        """Observed values by bucket. Where a call is too much, add to this and to `total`."""
+        self.total = 0.0
+        """Sum of the observed values."""
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
         """Observe a value."""
-        self._counts[bisect_left(self._upper_bounds, amount)] += 1
-        self._total += amount
+        self.counts[bisect_left(self._upper_bounds, amount)] += 1
+        self.total += amount
 
     def observe_all(self, values: Iterable[float]) -> None:
         """Observe values."""
-        counts, bounds, total = self._counts, self._upper_bounds, self._total
+        counts, bounds, total = self.counts, self._upper_bounds, self.total
         for value in values:
             counts[bisect_left(bounds, value)] += 1
             total += value
-        self._total = total
+        self.total = total
 
     def _child_samples(self) -> Iterator[Sample]:
-        counts = [*accumulate(self._counts, initial=0.0)][1:]
+        counts = [*accumulate(self.counts, initial=0.0)][1:]
         for bound, count in zip(self._upper_bounds, counts, strict=True):
             yield Sample("_bucket", {"le": floatToGoString(bound)}, count)  # type: ignore[no-untyped-call]
         yield Sample("_count", {}, counts[-1])
-        yield Sample("_sum", {}, self._total)
+        yield Sample("_sum", {}, self.total)

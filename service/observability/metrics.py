@@ -19,6 +19,7 @@ from prometheus_client.metrics import disable_created_metrics
 
 from service import __version__
 from service.observability.histogram import Histogram
+from service.observability.recent import Recent
 
 _SECONDS = tuple(b * 10.0**e for e in range(-5, 2) for b in (1, 2.5, 5))  # 10 us to 50 s
 _BUILD_SECONDS = tuple(2.0**e for e in range(-6, 7))  # 16 ms, from a cache, to 64 s
@@ -26,6 +27,8 @@ _REQUESTS = tuple(2.0**e for e in range(9))
 _TOKENS = tuple(4.0**e for e in range(10))
 _SEGMENTS = tuple(2.0**e for e in range(7))
 _ROWS = tuple(2.0**e for e in range(13))
+
+_DEPTHS = tuple(float(2**bits - 1) for bits in range(14))  # numbers of at most so many bits
 
 MAX_TENANTS = 100
 """Tenants with their own label value; requests of all others are counted as "other"."""
@@ -39,6 +42,8 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
+        self.recent = Recent()
+        """The last seconds, for `/v1/recent`."""
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         self.requests = self._counter(
@@ -60,6 +65,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        refusals = self._counter(
+            "rope_refusals",
+            "Requests, and messages of streams, that were answered with an error, by its code.",
+            ("code",),
+        )
+        self._refusals = lru_cache(maxsize=256)(refusals.labels)
         self.queue_seconds = self._seconds(
             "queue_wait", "Time that a call waited in the queue until its run on the device began."
         )
@@ -67,6 +78,13 @@ class Metrics:
             "copy", "Time to pack the tensors of a run and to move them to and from the device."
         )
         self.compute_seconds = self._seconds("compute", "Time that the device computed a run.")
+        self.device_busy_seconds = self._counter(
+            "rope_device_busy_seconds",
+            "Time in which runs were on the device, copies included; of all its lanes together.",
+        )
+        self.device_lanes = self._gauge(
+            "rope_device_lanes", "Most runs that are on the device at a time."
+        )
         self.batch_requests = Histogram(
             "rope_batch_requests",
             "Calls that were computed together in a run of the device.",
@@ -109,6 +127,12 @@ class Metrics:
         self.queue_limit = self._gauge(
             "rope_queue_limit",
             "Most calls that may wait in the queue (ROPE_MAX_QUEUE_CALLS); more get 503.",
+        )
+        self.arrival_depths = Histogram(
+            "rope_queue_depth_at_arrival",
+            "Calls that waited when a further call arrived, whether it was accepted or refused.",
+            buckets=_DEPTHS,
+            registry=registry,
         )
         self.predicted_wait_seconds = self._gauge(
             "rope_predicted_wait_seconds",
@@ -189,6 +213,16 @@ class Metrics:
                 "python": platform.python_version(),
             }
         )
+
+    def count_refusal(self, code: str, status: int | str) -> None:
+        """Count a request, or a message of a stream, that is answered with an error.
+
+        Args:
+            code: of docs/errors.md.
+            status: of HTTP, or the name of that of gRPC.
+        """
+        self._refusals(code).inc()
+        self.recent.refuse(code, status)
 
     def count_request(self, tenant: str, outcome: str) -> None:
         """Count a request of a tenant.

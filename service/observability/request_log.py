@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -14,6 +15,7 @@ from service.errors import printable
 from service.observability import ids, logs
 from service.observability.histogram import Histogram
 from service.observability.metrics import Metrics
+from service.observability.recent import BOUNDS, NUM_BUCKETS
 
 MAX_TENSORS = 8
 """Most tensors in the line of a failed request."""
@@ -25,6 +27,16 @@ GRPC_SERVER_ERRORS = frozenset(
     ("DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN")
 )
 """The statuses of gRPC that stand for 500 and above."""
+
+CLIENT_LEFT_CODE = "client_left"
+"""Code of a request that has no answer, because its client left: nothing refused it."""
+
+_STREAMS = frozenset(
+    ("/inference.GRPCInferenceService/ModelStreamInfer", "/grpc.health.v1.Health/Watch")
+)
+"""Routes whose requests last as long as their clients like."""
+
+_SWITCHING_PROTOCOLS = 101
 
 _START = '{"time":%r,"level":"%s","message":"request","request_id":"'
 
@@ -51,17 +63,19 @@ class Record(NamedTuple):
 
 
 class RequestLog:
-    """Metrics and log lines of requests.
+    """Metrics, the rows of the last seconds, and log lines of requests.
 
     Args:
         metrics: where requests are counted.
         level: lowest level that is logged. Requests have `info`, and failures of the service, which
             are those with a status of 500 and above, have `warning`.
-        quiet: routes that are counted but not logged: machines call them every few seconds.
+        quiet: routes that are counted in the metrics, but neither logged nor in the rows of the
+            last seconds: machines call them every few seconds.
     """
 
     def __init__(self, metrics: Metrics, *, level: str, quiet: frozenset[str]) -> None:
         self._metrics = metrics
+        self._recent = metrics.recent
         number = logging.getLevelNamesMapping()[level.upper()]
         self._logs_requests = number <= logging.INFO
         self._logs_failures = number <= logging.WARNING
@@ -100,18 +114,34 @@ class RequestLog:
     def record_all(self, records: Sequence[Record]) -> None:
         """Record answered requests; their lines are written at once."""
         seconds: dict[tuple[str, int | str, tuple[str, str] | None], list[float]] = {}
-        for _, _, _, route, status, request_seconds, _, backend_call, _ in records:
+        for _, _, _, route, status, request_seconds, _, backend_call, failure in records:
+            if failure is not None and "code" in failure:
+                self._refuse(route, status, str(failure["code"]))
             labels = route, status, backend_call  # most requests of a turn have the same
             if labels in seconds:
                 seconds[labels].append(request_seconds)
             else:
                 seconds[labels] = [request_seconds]
+        recent = self._recent
+        if (monotonic := time.monotonic()) >= recent.end:
+            recent.advance(monotonic)
+        second = recent.current
         for (route, status, backend_call), values in seconds.items():
-            counter, histogram = self._labelled(route, status)
+            counter, histogram, bucket = self._labelled(route, status)
             counter.inc(len(values))
             histogram.observe_all(values)
             if backend_call is not None:
                 self._metrics.backend_calls(*backend_call).inc(len(values))
+            if bucket is None:
+                continue
+            second.statuses[status] = second.statuses.get(status, 0) + len(values)
+            if bucket < 0:
+                continue
+            latency = second.latency
+            for value in values:
+                key = bucket + bisect_left(BOUNDS, value)
+                latency[key] = latency.get(key, 0) + 1
+                second.request_s += value
         now = time.time()
         if self._logs_requests:
             start = _START % (now, "info")
@@ -131,9 +161,22 @@ class RequestLog:
                 ]
             )
 
-    def _label(self, route: str, status: int | str) -> tuple[Counter, Histogram]:
-        metrics = self._metrics
-        return metrics.requests.labels(route, str(status)), metrics.request_seconds.labels(route)
+    def _label(self, route: str, status: int | str) -> tuple[Counter, Histogram, int | None]:
+        """Return where requests are counted: counter, histogram, and first bucket of the route.
+
+        The bucket is -1 if durations are not counted, None if the rows do not have the requests.
+        """
+        metrics, bucket = self._metrics, None
+        if route not in self._quiet:
+            number = self._recent.route_number(route)
+            is_stream = route in _STREAMS or status == _SWITCHING_PROTOCOLS
+            bucket = -1 if is_stream or number is None else NUM_BUCKETS * number
+        counter = metrics.requests.labels(route, str(status))
+        return counter, metrics.request_seconds.labels(route), bucket
+
+    def _refuse(self, route: str, status: int | str, code: str) -> None:
+        if code != CLIENT_LEFT_CODE and route not in self._quiet:
+            self._metrics.count_refusal(code, status)
 
 
 def is_server_error(status: int | str) -> bool:

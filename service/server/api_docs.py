@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from service.oip.infer.models import Model
 from service.oip.openapi import document as oip
 from service.v1 import openapi as v1
+from service.v1 import recent_openapi as recent
 from service.v1 import session_openapi as sessions
 
 DESCRIPTION = """Rotary position embedding (RoPE) and attention as a service.
@@ -76,17 +77,23 @@ _POLICY = (
 """What the page may load: its script is allowed by its hash. Swagger UI sets styles of elements."""
 
 
-def add_api_docs(app: FastAPI, models: Collection[Model]) -> None:
+def add_api_docs(app: FastAPI, models: Collection[Model], *, has_recent: bool) -> None:
     """Describe all routes in the document of an application, and add the page.
 
     Args:
         app: the application.
         models: of the Open Inference Protocol.
+        has_recent: whether the application has `/v1/recent`.
     """
     describe = app.openapi  # has the routes that FastAPI knows
-    app.openapi = cache(  # type: ignore[method-assign]
-        lambda: _sorted(oip.describe(sessions.describe(v1.describe(describe())), models))
-    )
+
+    def describe_all() -> dict[str, Any]:
+        document = sessions.describe(v1.describe(describe()))
+        if has_recent:
+            document = recent.describe(document)
+        return _sorted(oip.describe(document, models))
+
+    app.openapi = cache(describe_all)  # type: ignore[method-assign]
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:

@@ -14,7 +14,7 @@ from starlette.routing import Route as StarletteRoute
 
 from service import __version__
 from service.asgi import io, problems
-from service.asgi.middleware import QUIET, App, RequestMiddleware
+from service.asgi.middleware import QUIET, UNLOGGED, App, RequestMiddleware
 from service.asgi.problems import ErrorAnswer
 from service.asgi.routing_errors import describe_method, describe_unknown_path
 from service.device import Driver
@@ -30,9 +30,11 @@ from service.page.application import PREFIX as PAGE
 from service.server.api_docs import DESCRIPTION, TAGS, add_api_docs
 from service.server.bootstrap import build_service, lifespan
 from service.server.page_routes import page_routes
+from service.server.recent import RecentRoute
 from service.server.status import status_routes
 from service.sessions.paths import SESSIONS, STEP_MANY
 from service.settings import Settings
+from service.v1.recent_openapi import PATH as RECENT
 from service.v1.routes import Route
 from service.v1.session_stream import STREAM_ROUTES
 from service.v1.sessions import METHODS, SessionRoutes
@@ -80,18 +82,22 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     status = status_routes(service, lifecycle)
     app.include_router(status)
     app.include_router(control)
+    pages: dict[str, App] = {}
     if settings.page:
         app.router.routes += page_routes()
-    add_api_docs(app, oip_state.repository.models.values())
+        pages[RECENT] = RecentRoute(service, oip_state.sessions.services, lifecycle)
+        app.router.routes += [StarletteRoute(path, pages[path], methods=["GET"]) for path in pages]
+    add_api_docs(app, oip_state.repository.models.values(), has_recent=RECENT in pages)
     routes = (*app.routes, *status.routes, *control.routes)
     app.add_exception_handler(HTTPException, partial(_refuse, routes))
     app.add_exception_handler(UnknownName, _answer_failure)
     for route in (*hot, *METHODS, "other"):  # the series exist from the start
         service.metrics.request_seconds.labels(route)
-    quiet = QUIET if settings.log_level == "debug" else QUIET | {PAGE}
+    quiet = QUIET if settings.log_level == "debug" else UNLOGGED
     return RequestMiddleware(
         app,
         hot=hot,
+        pages=pages,
         sessions=sessions,
         paths=frozenset((*(getattr(route, "path", "") for route in routes), *STREAM_ROUTES)) - {""},
         page=PAGE if settings.page else None,

@@ -37,6 +37,7 @@ from service.lifecycle import Lifecycle, Phase
 from service.memory_blocks import Region
 from service.observability import logs
 from service.observability.metrics import Metrics
+from service.observability.recent import Gauges
 from service.oip.state import OipState
 from service.resident_memory import trim
 from service.server.idle_trim import IdleTrim
@@ -115,7 +116,10 @@ def build_service(
         add_compute=gate.quotas.add_compute,
     )
     admission = Admission(budget)
-    metrics.queue_depth.set_function(lambda: len(batcher.waiting))
+    metrics.recent.queue_depth = lambda: batcher.num_waiting
+    metrics.recent.read_gauges = lambda: Gauges(admission.take_peak(), device.memory_bytes())
+    metrics.queue_depth.set_function(lambda: batcher.num_waiting)
+    metrics.device_lanes.set(capabilities.max_inflight)
     metrics.predicted_wait_seconds.set_function(lambda: batcher.load.wait_s(time.monotonic()))
     metrics.kernel_builds_waiting.set_function(lambda: builder.num_waiting)
     metrics.queued_bytes.set_function(lambda: sum(job.num_bytes for job in batcher.waiting))

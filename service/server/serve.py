@@ -106,7 +106,10 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         tls=None if certificates is None else certificates.current().context,
         reload_files=partial(_reload_files, service.gate, certificates),
     )
-    service.metrics.connections.set_function(lambda: len(server.server_state.connections))
+    recent = service.metrics.recent
+    recent.num_connections = lambda: len(server.server_state.connections)
+    recent.max_connections = limits.max_connections
+    service.metrics.connections.set_function(recent.num_connections)
     service.metrics.connections_limit.set(limits.max_connections)
     server.run()
     logging.shutdown()

@@ -17,7 +17,7 @@ from service.observability import metrics
 from service.page.application import PREFIX
 from service.server.page_routes import is_browser, redirect_to_page
 from service.v1.openapi import json_content, ref
-from service.v1.schemas import Healthz, Presets, Readyz, Variants, Version
+from service.v1.schemas import Healthz, Limits, Presets, Readyz, Variants, Version
 
 INDEX = {
     "name": "rope-service",
@@ -106,20 +106,38 @@ def status_routes(service: InferenceHandler, lifecycle: Lifecycle) -> APIRouter:
     @router.get(
         "/version",
         tags=["status"],
-        summary="Versions and device",
+        summary="Versions, device and limits",
         responses=_documents(Version),
     )
     async def version() -> JSONResponse:
-        """Versions of the service, PyTorch and Python, and the device that computes."""
+        """Versions of the service, PyTorch and Python, the device that computes, and the limits."""
         versions = Version(
             version=__version__,
             torch=torch.__version__,
             python=platform.python_version(),
             device=service.engine.device.name,
+            limits=_limits(service),
         )
         return JSONResponse(versions)
 
     return router
+
+
+def _limits(service: InferenceHandler) -> Limits:
+    settings = service.settings
+    return Limits(
+        max_body_bytes=settings.max_body_bytes,
+        max_json_bytes=settings.max_json_bytes,
+        max_header_bytes=settings.max_header_bytes,
+        max_target_bytes=settings.max_target_bytes,
+        memory_budget_bytes=service.admission.max_bytes,
+        max_call_s=settings.max_call_s,
+        max_queue_calls=settings.max_queue_calls,
+        max_queue_s=settings.max_queue_s,
+        default_timeout_s=settings.default_timeout_s,
+        max_timeout_s=settings.max_timeout_s,
+        max_sessions=settings.max_sessions,
+    )
 
 
 def _documents(kind: type[Any]) -> dict[int | str, dict[str, Any]]:

@@ -6,6 +6,7 @@ import math
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -194,6 +195,7 @@ class Server(uvicorn.Server):
 
     def _drain(self, delay_s: float) -> None:
         log.info("draining", extra={"fields": {"delay_s": delay_s, "drain_s": self._drain_s}})
+        self._lifecycle.drain_ends = time.monotonic() + delay_s + self._drain_s
         loop = asyncio.get_running_loop()
         loop.call_later(delay_s, self._exit)
         loop.call_later(delay_s + self._drain_s, self._lifecycle.abort_pending)

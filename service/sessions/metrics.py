@@ -16,6 +16,8 @@ TIERS = ("device", "host")
 
 STATES = ("active", "idle", "frozen")
 
+PAGE_STATES = ("used", "reserved", "free")
+
 REASONS: tuple[GoneReason, ...] = ("expired", "evicted", "deleted", "device_lost")
 """Why sessions of this process end. Those of an earlier process ended with it, uncounted."""
 
@@ -69,6 +71,16 @@ class SessionMetrics(Collector):
             "further reservations, and of the host for offloaded sessions; 0 before the first.",
             labels=("kind",),
         )
+        pages = GaugeMetricFamily(
+            "rope_session_pages",
+            "Pages of keys and values of KV sessions: used by tokens, reserved, and free for "
+            "further reservations; 0 before the first.",
+            labels=("state",),
+        )
+        numbers = dict.fromkeys(PAGE_STATES, 0) if arena is None else arena.count_pages()
+        for state, number in numbers.items():
+            pages.add_metric((state,), number)
+        yield pages
         host = self._arenas.host
         host_bytes = 0 if host is None else host.used_bytes
         for kind, number in {**_bytes_by_kind(arena), "host": host_bytes}.items():

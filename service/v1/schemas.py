@@ -224,8 +224,36 @@ class Readyz(TypedDict):
 
 
 @described
+class Limits(TypedDict):
+    """What the service accepts."""
+
+    max_body_bytes: int
+    """Largest body of a request or an answer."""
+    max_json_bytes: int
+    """Largest JSON body."""
+    max_header_bytes: int
+    """Largest header of a request."""
+    max_target_bytes: int
+    """Longest path and query of a request."""
+    memory_budget_bytes: int
+    """Memory that all requests together may take."""
+    max_call_s: float
+    """Longest estimated compute time of a call."""
+    max_queue_calls: int
+    """Most calls that wait."""
+    max_queue_s: float
+    """Longest predicted wait of a call."""
+    default_timeout_s: float
+    """Timeout of a request that sets none."""
+    max_timeout_s: float
+    """Longest timeout that a request may set."""
+    max_sessions: int
+    """Most sessions of a tenant."""
+
+
+@described
 class Version(TypedDict):
-    """Versions of the software, and the device."""
+    """Versions of the software, the device, and the limits."""
 
     version: str
     """Version of the service."""
@@ -235,6 +263,8 @@ class Version(TypedDict):
     """Version of Python."""
     device: str
     """cpu, or the name of the GPU."""
+    limits: Limits
+    """Bodies, calls and waits that the service accepts."""
 
 
 @described

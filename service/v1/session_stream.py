@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Protocol
 
 from service.access.gate import Gate
 from service.access.tenant import ANONYMOUS, Tenant
-from service.asgi.problems import code_of
+from service.asgi.problems import STATUSES, code_of
 from service.batching.admission import Admission, Charge
 from service.errors import ServiceError
 from service.inference.handler import InferenceHandler, RequestContext
+from service.observability.request_log import CLIENT_LEFT_CODE
 from service.sessions.running.answer import SessionAnswer
 from service.v1.session_messages import encode_answer, encode_failure, read_request
 from service.wire import Buffer, Message
@@ -150,12 +151,16 @@ class SessionStream:
             call.answer = StreamAnswer(encode_answer(answer, named), is_failure=False)
         except Exception as failure:
             code = code_of(failure)
+            if code != CLIENT_LEFT_CODE:
+                self._service.metrics.count_refusal(code, STATUSES.get(code, 500))
             call.answer = StreamAnswer(encode_failure(failure, named), is_failure=True)
         except BaseException as cancelled:
             code = code_of(cancelled)
             raise
         finally:
-            self._service.metrics.session_ops(named.get("op", "unknown"), code).inc()
+            metrics = self._service.metrics
+            metrics.session_ops(named.get("op", "unknown"), code).inc()
+            metrics.recent.current.messages += 1  # of the second in which it ran, or the next
 
     async def delete(self) -> None:
         """Delete the session of the path, at its turn."""

@@ -40,6 +40,8 @@ class Outside:
     hold: Callable[[], None]
     """Let no call run: calls wait in the queue until `release`."""
     release: Callable[[], None]
+    metrics: Any
+    """`Metrics` of the service."""
     end_drain: Callable[[], None]
     """Do what the service does when the time to drain is over."""
 
@@ -66,6 +68,7 @@ async def whole_service(driver: Any = None, **settings: Any) -> AsyncIterator[Ou
                 channel,
                 hold=handler.batcher.pause,
                 release=handler.batcher.resume,
+                metrics=handler.metrics,
                 end_drain=lifecycle.abort_pending,
             )
         await listener.close(0)

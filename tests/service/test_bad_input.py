@@ -98,7 +98,9 @@ async def test_a_route_that_lists_has_only_get(client, path):
     assert refusal.headers["allow"] == "GET"
 
 
-@pytest.mark.parametrize("path", ["/openapi.json", "/static-offline-docs/favicon.png"])
+@pytest.mark.parametrize(
+    "path", ["/v1/recent", "/openapi.json", "/static-offline-docs/favicon.png"]
+)
 async def test_a_file_has_get_and_head(client, path):
     refusal = await client.post(path)
     says = f"{path} takes GET or HEAD, got POST"

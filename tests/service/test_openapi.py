@@ -45,7 +45,10 @@ async def test_every_reference_resolves(document):
         assert name in document["components"]["schemas"], name
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/version", "/v1/presets", "/v1/variants"])
+STATUS_PATHS = ("/healthz", "/readyz", "/version", "/v1/recent")
+
+
+@pytest.mark.parametrize("path", [*STATUS_PATHS, "/v1/presets", "/v1/variants"])
 async def test_status_and_catalogue_answers_match_their_schemas(shared_client, document, path):
     answer = await shared_client.get(path)
     response = document["paths"][path]["get"]["responses"][str(answer.status_code)]

@@ -135,6 +135,7 @@ class InferMethods:
             status, text, code = status_of(failure)
             level = logging.WARNING if is_server_error(status.name) else logging.INFO
             (_, request_id), *_ = rpc.trailing_metadata
+            self._handler.metrics.count_refusal(code, status.name)
             fields = {"request_id": request_id, "status": status.name, "code": code}
             fields |= {"detail": text, **(context.log_fields or {})}
             log.log(level, "a request of a stream failed", extra={"fields": fields})

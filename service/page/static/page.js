@@ -57,6 +57,11 @@ export function t(key, values = {}) {
   return (texts[key] ?? key).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
+/** Return the keys of all texts that begin with a prefix, in their order. */
+export function textKeys(prefix) {
+  return Object.keys(texts).filter((key) => key.startsWith(prefix));
+}
+
 // --- Numbers
 
 const THIN = "\u202f";

@@ -47,7 +47,7 @@ SCOPES = {
         /v1/sessions/{id}/attach /v1/sessions/{id}/fork /v1/sessions/{id}/export
     """,
     Scope.METRICS: """
-        /metrics /v2/models/stats
+        /metrics /v1/recent /v2/models/stats
         /v2/models/{name}/stats /v2/models/{name}/versions/{version}/stats
     """,
     Scope.ADMIN: """
