@@ -239,16 +239,13 @@ Made by `make docs`: the meaning is the HELP text of the metric, the last two co
 there, histograms `_bucket`, `_sum` and `_count`. `rope_build_info` has the versions as labels. A
 metric that has a limit is followed by the limit: `rope_queue_depth` by `rope_queue_limit`.
 
-Six alerts to begin with, in PromQL:
+`deploy/prometheus/rules.yaml` has the alerts below, and `deploy/grafana/rope-service.json` is a
+dashboard with the rows of the page `/ui/live.html`: requests, latency, queue, device, calls a run.
+To use them, add the file to `rule_files` of Prometheus, and import the dashboard into Grafana.
+Tests compare each expression of both with the metrics that the service has.
 
-    sum(rate(rope_requests_total{status=~"5..|UNAVAILABLE|INTERNAL"}[5m]))
-      / sum(rate(rope_requests_total[5m])) > 0.01
-    rope_predicted_wait_seconds / rope_predicted_wait_limit_seconds > 0.5
-    rope_admitted_bytes / rope_admission_limit_bytes > 0.8
-    rope_ready == 0
-    sum(rate(rope_session_gone_total{reason!~"expired|deleted"}[5m])) > 0
-    rope_kv_bytes{kind="reserved"} / ignoring(kind)
-      sum without (kind) (rope_kv_bytes{kind=~"reserved|free"}) > 0.9
+`GET /v1/recent` has the last 15 minutes second by second, for the page and for `rope-service top`
+([api.md](api.md#the-last-15-minutes)); Prometheus does not need it.
 
 The label `op` of `rope_session_ops_total` is an operation of
 [sessions.md](sessions.md#operations), over any protocol, or `create`, `list`, `inspect`, `change`

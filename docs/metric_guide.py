@@ -73,6 +73,22 @@ ADVICE: Mapping[str, Advice] = {
         "Compare rope_queue_wait_seconds (add replicas) with rope_compute_seconds (smaller calls); "
         "if both are short, the client sends or reads slowly.",
     ),
+    "rope_refusals": Advice(
+        "`overloaded`, `timed_out`, `kv_memory` or `internal` grow for minutes.",
+        "Look up the code in docs/errors.md. `overloaded`: add replicas. Codes with a status of 4xx "
+        "other than 429 are mistakes of clients.",
+    ),
+    "rope_device_busy_seconds": Advice(
+        "Its rate, divided by rope_device_lanes, is above 0.8 for minutes.",
+        "Add replicas before calls wait: see rope_predicted_wait_seconds.",
+    ),
+    "rope_device_lanes": Advice(
+        "Never by itself.", "Divide the rate of rope_device_busy_seconds by it."
+    ),
+    "rope_queue_depth_at_arrival": Advice(
+        "Its 99th percentile is above half of rope_queue_limit.",
+        "As rope_queue_depth, which shows only what is there when Prometheus reads.",
+    ),
     "rope_queue_wait_seconds": Advice(
         "The 99th percentile is above 0.1 s, or above a tenth of your clients' timeout.",
         "Add replicas, or send fewer long calls to this one.",
@@ -151,6 +167,9 @@ ADVICE: Mapping[str, Advice] = {
     "rope_sessions": Advice(
         "It grows for hours: clients create sessions and do not delete them.",
         "Delete sessions that are no longer needed; lower ROPE_SESSION_TTL_S.",
+    ),
+    "rope_session_pages": Advice(
+        "`free` is near 0.", "See rope_kv_bytes, which has the same in bytes."
     ),
     "rope_kv_bytes": Advice(
         "`reserved` is above 90 % of `reserved` and `free` together.",

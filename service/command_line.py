@@ -7,7 +7,17 @@ from service import __version__
 from service.errors import printable
 from service.exit_codes import EXIT_CODES, WRONG_SETTING
 
-TOOLS = ("inspect", "compare", "diagnose", "rotate", "presets", "variants", "doctor")
+TOOLS = (
+    "inspect",
+    "compare",
+    "diagnose",
+    "rotate",
+    "presets",
+    "variants",
+    "top",
+    "bench",
+    "doctor",
+)
 """Commands of `service.cli`."""
 
 COMMANDS = ("serve", "new-key", "help", "version", *TOOLS)
@@ -29,6 +39,8 @@ commands:
                                    rotate tensors of a safetensors file
   rope-service presets [WORD]      list released models
   rope-service variants [NAME]     list variants of the frequencies
+  rope-service top [URL]           show what a service does now
+  rope-service bench [URL]         measure requests a second, and latency
   rope-service doctor              check this machine
   rope-service --version           print the version
 

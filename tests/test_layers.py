@@ -19,7 +19,8 @@ service.cli.commands
 service.cli.figures service.cli.frequency_table
 service.cli.service_calls service.cli.frequency_rows
 service.cli.rope_argument service.cli.tensor_files
-service.cli.safetensors_file service.cli.http_client
+service.cli.safetensors_file service.cli.http_client service.cli.recent_history
+service.cli.http_load
 service.cli.highlight
 service.cli.output
 service.cli.progress service.cli.preset_files service.cli.errors service.cli.pipe

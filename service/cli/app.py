@@ -22,6 +22,8 @@ from service.command_line import fail
 SAME, DIFFERENT = 0, 1
 """Exit codes, as those of `diff`. A wrong input has 2."""
 
+DEFAULT_URL = "http://127.0.0.1:8000"
+
 BROKEN_PIPE = 128 + signal.SIGPIPE
 """Exit code if the reader of a pipe, such as `head`, has ended: that of a shell."""
 
@@ -272,6 +274,40 @@ def variants(
         command.print_variants(json.loads(text))
     else:
         command.print_variant(json.loads(text), name)
+    return SAME
+
+
+@app.command()
+def top(url: options.Address = DEFAULT_URL, as_json: options.AsJson = False) -> int:
+    """Show what a service does now, and did in the last 15 minutes. A pipe gets one picture."""
+    from service.cli.commands import top as command
+
+    if as_json:
+        write(f"{command.read(url).decode()}\n")
+    elif sys.stdout.isatty():
+        command.watch(url)
+    else:
+        command.print_once(command.read(url))
+    return SAME
+
+
+@app.command()
+def bench(
+    url: options.BenchAddress = None,
+    work: options.Work = "rotate",
+    clients: options.Clients = 4,
+    seconds: options.BenchSeconds = 6.0,
+    as_json: options.AsReport = False,
+) -> int:
+    """Measure requests a second and latency, beside an echo server in the same run."""
+    with working("measuring"):
+        from service.cli.commands import bench as command
+
+        report = command.run(url, work, clients, seconds)
+    if as_json:
+        write(f"{json.dumps(report)}\n")
+    else:
+        command.print_report(report)
     return SAME
 
 

@@ -22,7 +22,7 @@ MAX_TEXT = 256
 class HttpClient:
     """Sends requests to the service at an address, within `with`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self._url = url
         headers = {}
         if key := os.environ.get(API_KEY, "").strip():
@@ -33,7 +33,7 @@ class HttpClient:
             expected = "an address that begins with http:// or https://"
             raise InputError(f"--url must be {expected}, got {printable(url)}")
         try:
-            self._client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S)
+            self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
         except (httpx.InvalidURL, ValueError) as error:
             raise InputError(f"--url must be an address: {printable(error, MAX_TEXT)}") from None
         except OSError as error:

@@ -122,4 +122,23 @@ Variant = Annotated[
     str | None, typer.Argument(metavar="NAME", help="Name of a variant or of a scheme.")
 ]
 
+Address = Annotated[
+    str,
+    typer.Argument(
+        metavar="[URL]",
+        help="Address of the service; ROPE_API_KEY has the API key.",
+        show_default=True,
+    ),
+]
+BenchAddress = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[URL]", help="Address of the service. If it is missing, one is started for it."
+    ),
+]
+Work = Annotated[str, typer.Option(help="rotate or attention: one decoded token of a layer.")]
+Clients = Annotated[int, typer.Option(min=1, max=256, help="Connections that send at a time.")]
+BenchSeconds = Annotated[
+    float, typer.Option("--seconds", min=0.1, max=600, help="Length of the measurement.")
+]
 AsReport = Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")]
