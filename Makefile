@@ -15,7 +15,7 @@ JOBS ?= 2
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test vendor clean
+.PHONY: serve test install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -70,9 +70,15 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-docs: $(READY)  ## generate the documentation and the gRPC descriptors
+docs: $(READY)  ## write the generated pages and figures, and the gRPC descriptors
 	$(BIN)/python docs/protocol.py
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.lessons
+
+# the tools are in the extra `docs`, which the extra `test` has
+site: $(READY)  ## build the site of the documentation in build/site
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
+	@echo "open build/site/index.html"
 
 bench: $(READY)  ## the tables of docs/performance.md; needs gcc, h2load and taskset
 	$(BIN)/python -m benchmarks.core

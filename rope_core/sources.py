@@ -249,8 +249,8 @@ def layer_kinds(
 ) -> tuple[LayerKind, ...]:
     """Resolve one layer of each kind: layers of a kind rotate alike, or do not rotate.
 
-    The arguments are those of `resolve`. A rope without a model, and one that names a layer, has
-    one kind. Of a model with more than MAX_LAYERS_READ layers, those of one type are one kind.
+    The arguments are those of `resolve`. A rope without a model, one that names a layer, and
+    one that is resolved already have one kind. Of a model with more than MAX_LAYERS_READ layers, those of one type are one kind.
 
     Raises:
         ConfigError: as `resolve`.
@@ -270,7 +270,7 @@ def layer_kinds(
         if error.parameter not in ("layer", "layer_type"):
             raise
         whole = resolve(config, layer=0, **options)
-    if _names_layer(config) or not whole.layers:
+    if isinstance(config, Resolved) or _names_layer(config) or not whole.layers:
         return (LayerKind((), whole),)
     groups = {group.layers[0]: group.layers for group in whole.layers}
     if (total := sum(map(len, groups.values()))) <= MAX_LAYERS_READ:

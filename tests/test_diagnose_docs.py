@@ -20,9 +20,8 @@ from tests.conftest import ROOT
 
 mpl.use("Agg")
 
-README = (ROOT / "README.md").read_text()
 PORT = (ROOT / "docs" / "port.md").read_text()
-BLOCKS = re.findall(r"```(python|bash|text)\n(.*?)```", PORT, re.DOTALL)
+BLOCKS = re.findall(r"```(python|bash|text|console)\n(.*?)```", PORT, re.DOTALL)
 OTHERS = {
     name: re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
     for name in ("diagnose.md", "selftest.md", "figures.md")
@@ -64,21 +63,15 @@ def test_the_case_runs_from_symptom_to_remedy(tmp_path, monkeypatch, capsys):
         elif kind == "text":
             assert capsys.readouterr().out == block
         else:
-            program, *arguments = shlex.split(block)
+            command, *shown = block.removeprefix("$ ").splitlines()
+            program, *arguments = shlex.split(command)
             assert program == "rope-service"
             codes.append(run(arguments))
+            assert len(shown) == (4 if kind == "console" else 0)
             printed = capsys.readouterr().out
-            shown = readme_output(f"$ {block}")
-            assert all(line in printed for line in shown) == (codes == [1])
+            assert all(line in printed for line in shown)
     assert codes == [1, 0]
     assert len(found) == 2
-
-
-def readme_output(command: str) -> list[str]:
-    """Return the lines that the README shows below a command."""
-    lines = README.partition(command)[2].partition("```")[0].splitlines()
-    assert len(lines) == 4
-    return lines
 
 
 def test_the_request_of_the_page_is_answered_as_the_page_says():

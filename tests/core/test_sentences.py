@@ -177,7 +177,8 @@ def test_layer_kinds():
     assert [len(kind.layers) for kind in kinds] == [52, 10]
     assert [kind.resolved.rope.rope_type for kind in kinds] == ["default", "linear"]
     assert kinds[1].layers[0] == 5
-    for rope in (RopeConfig.of(64), {"preset": "gemma-3-27b-it", "layer": 5}):
+    layer = {"preset": "gemma-3-27b-it", "layer": 5}
+    for rope in (RopeConfig.of(64), layer, resolve(layer)):
         (kind,) = layer_kinds(rope)
         assert kind.layers == ()
     with pytest.raises(ConfigError, match="no-such"):
