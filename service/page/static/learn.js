@@ -74,10 +74,18 @@ function onKey(event) {
   go(to + 1);
 }
 
+/** Other views choose their language by what the reader wants: name the one of this file. */
+function keepLanguage() {
+  for (const link of document.querySelectorAll('.tabs a:not([aria-current]), .turns a[href$=".html"]')) {
+    link.search = `lang=${language}`;
+  }
+}
+
 async function open() {
   document.getElementById("main").classList.add("alive");
   sections[lessonOf(state.value) - 1].classList.add("shown");
   await start(null);
+  if (wanted !== language) keepLanguage();
   addEventListener("click", onClick);
   addEventListener("keydown", onKey);
   state.subscribe((values) => show(lessonOf(values)));

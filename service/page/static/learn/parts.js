@@ -174,5 +174,5 @@ function Compared({ own, numbers, sent }) {
   return html`<table><thead><tr><th></th><th class="num">${t("learn.page")}</th><th class="num">${t("learn.service")}</th></tr></thead>
     <tbody>${own.map(([name, value], index) => html`<tr><th scope="row">${name}</th><td class="num">${fixed(value)}</td><td class="num answer">${fixed(numbers[index])}</td></tr>`)}</tbody></table>
     <p class="cap" data-largest=${largest}>${largest === 0 ? t("learn.equal") : t("learn.apart", { value: significant(largest, 2) })}</p>
-    <details><summary><code>POST /${sent[0][0]}</code></summary><${Command} text=${sent.map(command).join("\n")} /></details>`;
+    <details><summary><code>${`POST /${sent[0][0]}`}</code></summary><${Command} text=${sent.map(command).join("\n")} /></details>`;
 }

@@ -1,6 +1,6 @@
 // Lesson 6: five ways to stretch a context, with the frequencies that the service resolves.
 import { html, scaleLinear, scaleLog, useEffect } from "../vendor.js";
-import { integer, language, short, significant, t } from "../page.js";
+import { integer, language, short, significant, t, wanted } from "../page.js";
 import { AxisX, Dots, Figure, GridY, Key, Line, Reference, choose, chosen, decades, useWidth } from "../figure.js";
 import { Choices, Control, Failure, TAU, numberOf, useService } from "./parts.js";
 
@@ -116,7 +116,7 @@ function Link() {
   const [way, factor] = [wayOf(), factorOf()];
   const { config, preset, length } = ropeOf(way, factor);
   const values = { ...(preset ? { preset } : { config: JSON.stringify(config) }), ...(length && { length }) };
-  const address = `config.html${language === "zh" ? "?lang=zh" : ""}#${new URLSearchParams(values)}`;
+  const address = `config.html${language === wanted ? "" : `?lang=${language}`}#${new URLSearchParams(values)}`;
   useEffect(() => document.querySelector(".config-link").setAttribute("href", address), [address]);
   return html`<p class="cap"><a id="to-config" href=${address}>${t("learn.stretch.config")}</a></p>`;
 }

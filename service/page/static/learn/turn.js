@@ -50,7 +50,7 @@ function Drawing() {
     <path d=${arcPath(from, from + degrees * RADIAN, radius)} fill="none" stroke="var(--a)" stroke-opacity=".35" stroke-width="3" />
     <text x=${68 * Math.cos(from + degrees * RADIAN / 2)} y=${-68 * Math.sin(from + degrees * RADIAN / 2) + 4} text-anchor="middle" class="tc halo">${fixed(degrees, 0)}°</text>
     <${Arrow} to=${at(VECTOR)} kind="a" faint /><${Arrow} to=${at(turned)} kind="a" />
-    ${Math.abs(degrees) > 8 && name(at(VECTOR), "z", "a")}${name(at(turned), html`z e<tspan dy="-6" font-size="12">iα</tspan>`, "a")}
+    ${Math.abs(degrees) > 8 && name(at(VECTOR), "z", "a")}${name(at(turned), html`z e<tspan dy="-6" font-size="12">${"iα"}</tspan>`, "a")}
   </svg>`;
 }
 
