@@ -364,29 +364,40 @@ def test_a_real_service(browser: Any, serve: Serve) -> None:
         with httpx.Client(base_url=started.url) as client:
             for vector in [[1.0, 2.0]] * 40 + [[1.0]] * 4:  # a head of one channel is refused
                 client.post("/v1/rotate", json={"q": [[vector]]})
-        page = views("live", before=lambda page: page.clock.install(), ready="svg.plot")
+        page = views("live", ready="svg.plot")
 
-        def wait_for(expected: str) -> None:
-            def is_shown() -> bool:
-                page.clock.run_for(2000)
-                return expected in str(page.locator("main").inner_text())
+        def poll() -> None:
+            """Pause and resume, after which the page asks at once."""
+            page.locator(".live-head .tools > button").click()
+            page.locator(".live-head .tools > button").click()
 
-            wait_until(is_shown)
+        def wait_for(condition: Callable[[], bool]) -> None:
+            def holds() -> bool:
+                with page.expect_response("**/v1/recent*"):
+                    poll()
+                return condition()
 
-        wait_for("/v1/rotate")
-        assert page.locator(".refusals b").inner_text() == "4"
-        shown = page.evaluate(
-            """async () => {
-                const { recent } = await import("./live.js");
-                const sum = recent.sum(0, recent.answer.until);
-                return [sum.answered, sum.wrong, sum.refused, sum.tokens];
-            }"""
-        )
-        assert shown == [40, 4, 0, 40]
+            wait_until(holds)
+
+        def sums() -> list[float]:
+            return list(
+                page.evaluate(
+                    """async () => {
+                    const { recent } = await import("./live.js");
+                    const sum = recent.sum(recent.answer.until - 900, recent.answer.until);
+                    return [sum.answered, sum.wrong, sum.refused, sum.tokens];
+                }"""
+                )
+            )
+
+        wait_for(lambda: sums() == [40, 4, 0, 40])  # its second is complete
+        sync_api.expect(page.locator(".refusals b")).to_have_text("4")
+        sync_api.expect(page.locator(".details table").first).to_contain_text("/v1/rotate")
         started.process.terminate()
-        wait_for("Draining")
+        wait_for(lambda: "Draining" in str(page.locator("h1").inner_text()))
         started.process.kill()
-        wait_for("No answer for")
+        poll()
+        sync_api.expect(page.locator("h1")).to_contain_text("No answer for")
         views.close()
     unexpected = [each for each in views.problems if "Failed to load resource" not in each]
     assert unexpected == []
