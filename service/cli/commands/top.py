@@ -295,7 +295,7 @@ def _known_columns(history: History, width: int) -> list[bool]:
 
 
 def _busy(history: History, seconds: Sequence[Second], number: float) -> float:
-    return total(seconds, "busy_s") / number / history.last["limits"]["lanes"]
+    return total(seconds, "busy_s") / number / int(history.last["limits"]["lanes"])
 
 
 def _highest(values: Sequence[float | None]) -> float:
