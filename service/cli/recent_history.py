@@ -93,7 +93,7 @@ class History:
 
 def total(seconds: Iterable[Second], column: str) -> float:
     """Return the sum of a column."""
-    return sum(each[column] for each in seconds)
+    return float(sum(each[column] for each in seconds))
 
 
 def count_statuses(seconds: Iterable[Second]) -> int:
