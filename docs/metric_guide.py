@@ -75,8 +75,8 @@ ADVICE: Mapping[str, Advice] = {
     ),
     "rope_refusals": Advice(
         "`overloaded`, `timed_out`, `kv_memory` or `internal` grow for minutes.",
-        "Look up the code in docs/errors.md. `overloaded`: add replicas. Codes with a status of 4xx "
-        "other than 429 are mistakes of clients.",
+        "Look up the code in docs/errors.md. `overloaded`: add replicas. Codes with a status of "
+        "4xx other than 429 are mistakes of clients.",
     ),
     "rope_device_busy_seconds": Advice(
         "Its rate, divided by rope_device_lanes, is above 0.8 for minutes.",

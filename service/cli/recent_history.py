@@ -40,13 +40,14 @@ class History:
         try:
             columns = answer["columns"]
             rows = [dict(zip(columns, row, strict=True)) for row in answer["rows"]]
-            if not set(columns) >= COLUMNS or not answer["bounds"] or "phase" not in answer:
-                raise ValueError
+            is_complete = set(columns) >= COLUMNS and answer["bounds"] and answer["phase"]
             if self.last and answer["started"] != self.last["started"]:
                 self.seconds.clear()  # another process
             self.seconds += [row for row in rows if row["second"] > self._newest()]
         except (KeyError, TypeError, ValueError):
-            raise InputError("what /v1/recent sent is no answer of this version") from None
+            is_complete = False
+        if not is_complete:
+            raise InputError("what /v1/recent sent is no answer of this version")
         self.last = answer
 
     def last_seconds(self, number: int) -> list[Second]:
@@ -92,7 +93,7 @@ class History:
 
 def total(seconds: Iterable[Second], column: str) -> float:
     """Return the sum of a column."""
-    return sum(each[column] for each in seconds)
+    return float(sum(each[column] for each in seconds))
 
 
 def count_statuses(seconds: Iterable[Second]) -> int:

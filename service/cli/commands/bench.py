@@ -87,7 +87,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     out.print(text + "processors with a service that runs here.", style="label")
 
 
-def _percentiles(durations: list[float]) -> Mapping[str, float]:
+def _percentiles(durations: list[float]) -> dict[str, float]:
     if not durations:
         raise InputError("no request was answered in the time: raise --seconds")
     ordered = sorted(durations)

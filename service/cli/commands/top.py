@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -35,7 +36,7 @@ LATELY_S = 60
 
 TIMEOUT_S = 5.0
 
-MIN_WIDTH, MAX_WIDTH, OTHER_COLUMNS = 10, 90, 46
+MIN_WIDTH, MAX_WIDTH, OTHER_COLUMNS = 10, 90, 58
 
 MIB = 2**20
 
@@ -76,7 +77,7 @@ def watch(url: str, sleep: Callable[[float], None] = time.sleep) -> None:
     """Show what a service does, until Ctrl-C."""
     history, lost_since = History(), None
     out = console()
-    with HttpClient(url, TIMEOUT_S) as client:
+    with HttpClient(url, TIMEOUT_S) as client, suppress(KeyboardInterrupt):
         history.add(json.loads(client.get(PATH)))
         with Live(console=out, screen=False, auto_refresh=False) as live:
             while True:  # Ctrl-C ends it
@@ -131,10 +132,11 @@ def summary(history: History) -> str:
         p99 = duration_text(history.percentile(buckets, 0.99))
         text = f"{number_text(round(number / seconds, 1))} requests a second, 99 % of them {p99}."
     every = [*history.seconds]
-    minutes = max(1, round(_known_s(history, KEPT_S) / 60))
+    known_s = _known_s(history, KEPT_S)
+    since = f"In the last {known_s // 60} min" if known_s >= 120 else f"In the last {known_s} s"
     refused = count_refusals(every).total()
-    busy = _busy(history, every, _known_s(history, KEPT_S))
-    text += f" In the last {minutes} min the device was busy {busy:.0%} of the time, and "
+    busy = _busy(history, every, known_s)
+    text += f" {since} the device was busy {busy:.0%} of the time, and "
     return (
         text
         + f"{count_text(refused)} {'request was' if refused == 1 else 'requests were'} refused."
@@ -198,9 +200,9 @@ def _rows(history: History, width: int) -> Table:
     memory = f"{count_text(round(history.last['memory_bytes'] / MIB))} of "
     memory += f"{count_text(round(limits['memory_bytes'] / MIB))} MiB"
     runs = line(per_run)
-    table = new_table(left=("",))
-    for justify in ("left", "left", "left"):
-        table.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        table.add_column(no_wrap=True)
     rows: list[tuple[str, str, str]] = [
         (
             "Requests",
@@ -284,8 +286,8 @@ def span_text(seconds: float) -> str:
 
 def _known_s(history: History, number: int) -> int:
     """Return how many of the last seconds the service knows."""
-    answer = history.last
-    return max(1, min(number, answer["until"] - answer["oldest"] + 1))
+    known: int = history.last["until"] - history.last["oldest"] + 1
+    return max(1, min(number, known))
 
 
 def _known_columns(history: History, width: int) -> list[bool]:
@@ -295,7 +297,7 @@ def _known_columns(history: History, width: int) -> list[bool]:
 
 
 def _busy(history: History, seconds: Sequence[Second], number: float) -> float:
-    return total(seconds, "busy_s") / number / history.last["limits"]["lanes"]
+    return total(seconds, "busy_s") / number / int(history.last["limits"]["lanes"])
 
 
 def _highest(values: Sequence[float | None]) -> float:
