@@ -17,9 +17,8 @@ NOTEBOOK = Path(__file__).parents[1] / "examples" / "rope.ipynb"
 def run(url: str) -> nbformat.NotebookNode:
     """Return the notebook with new outputs, without times and without the name of the machine."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    os.environ["ROPE_URL"] = url
     kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    NotebookClient(notebook, km=kernel, timeout=60).execute()
+    NotebookClient(notebook, km=kernel, timeout=60).execute(env={**os.environ, "SERVICE_URL": url})
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i}"
         cell.metadata = {}

@@ -10,8 +10,7 @@ import nbformat
 from docs.notebook import NOTEBOOK, printed, run
 
 
-def test_the_notebook_runs_and_prints_what_it_shows(server_url, monkeypatch):
-    monkeypatch.delenv("ROPE_URL", raising=False)
+def test_the_notebook_runs_and_prints_what_it_shows(server_url):
     shown = nbformat.read(NOTEBOOK, as_version=4)
     notebook = run(server_url)
     assert printed(notebook) == printed(shown)
