@@ -1,4 +1,4 @@
-"""Run the notebook of the examples: `python -m docs.notebook [URL]` writes its outputs.
+"""Run the notebook of the examples: `python -m docs.notebook [URL [FILE]]` writes its outputs.
 
 It needs a running service, `nbclient` and `ipykernel` (the extra `docs`).
 """
@@ -44,4 +44,5 @@ def _printed_by(cell: nbformat.NotebookNode) -> str:
 
 
 if __name__ == "__main__":
-    nbformat.write(run(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000"), NOTEBOOK)
+    url, file, *_ = [*sys.argv[1:], *("http://127.0.0.1:8000", NOTEBOOK)[len(sys.argv) - 1 :]]
+    nbformat.write(run(str(url)), file)
