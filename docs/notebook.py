@@ -1,4 +1,4 @@
-"""Run the notebook of the examples: `python -m docs.notebook [URL]` writes its outputs.
+"""Run the notebook of the examples: `python -m docs.notebook [URL [FILE]]` writes its outputs.
 
 It needs a running service, `nbclient` and `ipykernel` (the extra `docs`).
 """
@@ -17,9 +17,8 @@ NOTEBOOK = Path(__file__).parents[1] / "examples" / "rope.ipynb"
 def run(url: str) -> nbformat.NotebookNode:
     """Return the notebook with new outputs, without times and without the name of the machine."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    os.environ["ROPE_URL"] = url
     kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    NotebookClient(notebook, km=kernel, timeout=60).execute()
+    NotebookClient(notebook, km=kernel, timeout=60).execute(env={**os.environ, "SERVICE_URL": url})
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i}"
         cell.metadata = {}
@@ -45,4 +44,5 @@ def _printed_by(cell: nbformat.NotebookNode) -> str:
 
 
 if __name__ == "__main__":
-    nbformat.write(run(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000"), NOTEBOOK)
+    url, file, *_ = [*sys.argv[1:], *("http://127.0.0.1:8000", NOTEBOOK)[len(sys.argv) - 1 :]]
+    nbformat.write(run(str(url)), file)
