@@ -17,6 +17,7 @@ from tests.service.recorded.messages import path_of
 SETTINGS = {
     "ROPE_MAX_BODY_BYTES": str(2**20),
     "ROPE_MAX_JSON_BYTES": str(2**18),
+    "ROPE_MEMORY_BUDGET_BYTES": str(2**32),  # by default it depends on the machine
     "ROPE_SHARED_MEMORY_PREFIX": "rope-test-",
     "ROPE_LOG_LEVEL": "warning",
 }
