@@ -250,7 +250,8 @@ def layer_kinds(
     """Resolve one layer of each kind: layers of a kind rotate alike, or do not rotate.
 
     The arguments are those of `resolve`. A rope without a model, one that names a layer, and
-    one that is resolved already have one kind. Of a model with more than MAX_LAYERS_READ layers, those of one type are one kind.
+    one that is resolved already have one kind. Of a model with more than MAX_LAYERS_READ layers,
+    those of one type are one kind.
 
     Raises:
         ConfigError: as `resolve`.

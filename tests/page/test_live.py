@@ -13,9 +13,11 @@ import pytest
 from service.asgi.problems import PROBLEMS
 from service.oip.errors import STATUSES
 from tests.conftest import ROOT, Serve
-from tests.page.conftest import Views, assert_no_overflow, sync_api
+from tests.page.conftest import Views, assert_no_overflow
 from tests.page.recent_answers import BOUNDS, MIB, NOON, FakeRecent
 from tests.waiting import wait_until
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 ROUTES = ("/v1/attention", "/v1/rotate")
 

@@ -232,9 +232,20 @@ async function through(stream, change) {
     in Chinese composed from its members. `language` is that of the text. */
 export function sentence(answer) {
   const composed = language === "zh" ? compose(answer) : null;
-  const text = composed ?? answer.summary.replace(/(\d) (?=\d{3}\b)/g, "$1\u202f");
-  const strong = composed ? /(\d+ (?:对旋转|对保持原频率|对混合|对(?:除以 [\d.]+(?: 到 [\d.]+)?)))/ : /(\b\d+(?: of \d+)? pairs? turns?\b|\b\d+ keeps? |\b\d+ (?:is|are) (?:blended|divided by [\d.]+(?: to [\d.]+)?))/;
-  return { language: composed ? "zh" : "en", parts: text.split(strong).map((part, index) => [part, index % 2 === 1]) };
+  const text = composed ?? marked(answer.summary.replace(/(\d) (?=\d{3}\b)/g, "$1\u202f"));
+  const parts = text.split("**").map((part, index) => [part, index % 2 === 1]);
+  return { language: composed ? "zh" : "en", parts };
+}
+
+const STRONG = [
+  /\b\d+(?: of \d+)? pairs? turns?\b/,
+  /\b\d+ keeps? /,
+  /\b\d+ (?:is|are) (?:blended|divided by [\d.]+(?: to [\d.]+)?)/,
+];
+
+/** Return the service's sentence with ** around its counts of pairs, as in the Chinese texts. */
+function marked(text) {
+  return text.replace(new RegExp(STRONG.map((each) => each.source).join("|"), "g"), "**$&**");
 }
 
 /** Return the Chinese sentences, or null where a member has no text for its case. */

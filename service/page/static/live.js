@@ -1,10 +1,13 @@
 // The live view: what the service does now, and what it did in the last 15 minutes.
 import { html, signal, useEffect, useState } from "./vendor.js";
-import { ask, device, integer, keyWanted, phase, poll, setState, start, t } from "./page.js";
+import { ask, device, integer, keyWanted, language, phase, poll, setState, start, t } from "./page.js";
 import { chosen } from "./figure.js";
 import { headline, quantile, Recent, SERVICE_CODES, timeShares, total } from "./live-data.js";
 import { bound, brief, bytes, percent, plural, rate, span, time } from "./live-format.js";
 import { Rows } from "./live-rows.js";
+
+/** What stands between two sentences. */
+const GAP = language === "zh" ? "" : " ";
 
 const POLL_MS = 2000;
 const MOST_MS = 30_000;
@@ -106,7 +109,7 @@ function Lede({ name, sum }) {
   if (!sum) return t(`live.lede.${name}`);
   const until = recent.answer.until;
   const parts = [];
-  if (name === "silent") parts.push(html`<${Sentence} name="lede.silent" values=${{ time: time(until) }} />${t("live.between")}<button type="button" class="link" onClick=${pollNow}>${t("live.retry")}</button>`);
+  if (name === "silent") parts.push(html`<${Sentence} name="lede.silent" values=${{ time: time(until) }} />${GAP}<button type="button" class="link" onClick=${pollNow}>${t("live.retry")}</button>`);
   else if (paused.value) parts.push(html`<${Sentence} name="lede.paused" values=${{ time: time(until) }} />`);
   else if (!["flowing", "brief", "waiting", "refusing", "idle"].includes(name)) parts.push(t(`live.lede.${name}`));
   const values = { span: span(sum.known), busy: percent(Math.min(1, sum.busy_s / Math.max(1, sum.known) / recent.answer.limits.lanes)) };
@@ -120,7 +123,7 @@ function Lede({ name, sum }) {
     parts.push(html`<${Sentence} name=${`lede.busy.${key}`} values=${{ ...values, n: integer(sum.refused) }} />`);
   }
   if (recent.isMixed) parts.push(t("live.lede.mixed"));
-  return parts.map((part, index) => html`${index > 0 && t("live.between")}${part}`);
+  return parts.map((part, index) => html`${index > 0 && GAP}${part}`);
 }
 
 function Routes({ sum }) {
