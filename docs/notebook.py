@@ -18,7 +18,9 @@ def run(url: str) -> nbformat.NotebookNode:
     """Return the notebook with new outputs, without times and without the name of the machine."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    NotebookClient(notebook, km=kernel, timeout=60).execute(env={**os.environ, "SERVICE_URL": url})
+    backend = "module://matplotlib_inline.backend_inline"  # another one would draw no pictures
+    environment = {**os.environ, "SERVICE_URL": url, "MPLBACKEND": backend}
+    NotebookClient(notebook, km=kernel, timeout=60).execute(env=environment)
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i}"
         cell.metadata = {}

@@ -6,8 +6,6 @@ import socket
 NUMBERS = range(20_000, 32_768)
 """Below those that Linux gives to outgoing connections, which could take a free port again."""
 
-_reservations: list[socket.socket] = []
-
 
 def free_ports(number: int) -> list[int]:
     """Return that many different ports of 127.0.0.1 on which nothing listens.
@@ -40,5 +38,5 @@ def _reserve(port: int) -> bool:
     except OSError:
         name.close()
         return False
-    _reservations.append(name)
+    name.detach()  # open as long as the process lives
     return True

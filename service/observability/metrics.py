@@ -70,7 +70,7 @@ class Metrics:
             "Requests, and messages of streams, that were answered with an error, by its code.",
             ("code",),
         )
-        self._refusals = lru_cache(maxsize=256)(refusals.labels)
+        self.refusals = lru_cache(maxsize=256)(refusals.labels)
         self.queue_seconds = self._seconds(
             "queue_wait", "Time that a call waited in the queue until its run on the device began."
         )
@@ -221,7 +221,7 @@ class Metrics:
             code: of docs/errors.md.
             status: of HTTP, or the name of that of gRPC.
         """
-        self._refusals(code).inc()
+        self.refusals(code).inc()
         self.recent.refuse(code, status)
 
     def count_request(self, tenant: str, outcome: str) -> None:

@@ -91,8 +91,10 @@ def build_app(oip_state: OipState, device_threads: ThreadPoolExecutor) -> Reques
     routes = (*app.routes, *status.routes, *control.routes)
     app.add_exception_handler(HTTPException, partial(_refuse, routes))
     app.add_exception_handler(UnknownName, _answer_failure)
-    for route in (*hot, *METHODS, "other"):  # the series exist from the start
+    for route in (*hot, *METHODS, RECENT, "other"):  # the series exist from the start
         service.metrics.request_seconds.labels(route)
+    for code in problems.STATUSES:
+        service.metrics.refusals(code)
     quiet = QUIET if settings.log_level == "debug" else UNLOGGED
     return RequestMiddleware(
         app,

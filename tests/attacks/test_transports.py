@@ -13,10 +13,11 @@ from tests.attacks.requests import JSON, MAX_JSON_BYTES, ROTATE, Row, get, heade
 from tests.attacks.sockets import Answer, read_all, split
 from tests.conftest import Serve
 from tests.free_ports import free_ports
-from tests.service.access.keys_files import ADMIN, write_all
+from tests.service.access.keys_files import ADMIN, METRICS, write_all
 from tests.service.certificates import Authority
 
 AUTHORIZATION = f"Authorization: Bearer {ADMIN}"
+OF_METRICS = f"Authorization: Bearer {METRICS}"
 REQUEST_LINE = re.compile(rb"(\r\n)*[A-Z]+ [^\r\n]* HTTP/1\.[01]\r\n")
 LAST = get("/behind", "Connection: close", AUTHORIZATION)
 
@@ -106,8 +107,10 @@ def with_key(row: Row) -> bytes:
     """Return the request of a row with a key, if it has a request line."""
     request = row.request if isinstance(row.request, bytes) else row.request()
     line = REQUEST_LINE.match(request)
-    end = line.end() if line else 0
-    return request[:end] + (f"{AUTHORIZATION}\r\n".encode() if line else b"") + request[end:]
+    if not line:
+        return request
+    key = OF_METRICS if b" /v1/recent" in line[0] else AUTHORIZATION
+    return request[: line.end()] + f"{key}\r\n".encode() + request[line.end() :]
 
 
 @pytest.mark.parametrize("name", ["TLS", "unix"])

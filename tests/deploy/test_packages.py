@@ -78,7 +78,7 @@ def test_each_distribution_needs_its_own_packages_only():
     assert names(EXTRAS["triton"]) == {"triton"}
     assert not names(NEEDED) & (names(EXTRAS["grpc"]) | {"triton", "matplotlib"})
     assert names(EXTRAS["plot"]) == {"matplotlib"}
-    assert "rope-service[grpc,plot,triton]" in EXTRAS["test"]
+    assert "rope-service[docs,grpc,plot,triton]" in EXTRAS["test"]
 
 
 def test_rope_core_is_described_as_in_the_service():
