@@ -24,15 +24,16 @@ let aborted = null;
     the rope that the numbers should have; by default the first that has one. */
 export async function begin(file, against, diagnosis) {
   aborted?.abort();
-  diagnosis.value = { name: file.name, against };
-  try {
-    const header = await readHeader(file);
-    const names = namesOf(header.tensors);
-    diagnosis.value = { ...diagnosis.value, header, names, needsNames: names === null };
-    if (names) await send(diagnosis);
-  } catch (refusal) {
-    diagnosis.value = { ...diagnosis.value, refusal };
+  const own = (diagnosis.value = { name: file.name, against });
+  const [header, refusal] = await readHeader(file).then((read) => [read], (error) => [null, error]);
+  if (diagnosis.value !== own) return; // another file came since
+  if (refusal) {
+    diagnosis.value = { ...own, refusal };
+    return;
   }
+  const names = namesOf(header.tensors);
+  diagnosis.value = { ...own, header, names, needsNames: names === null };
+  if (names) await send(diagnosis);
 }
 
 /** Return which tensors go to the service, `{name: name in the file}`; null if that is not clear. */

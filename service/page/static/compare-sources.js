@@ -17,6 +17,8 @@ const MAX_NAME = 200;
 
 const calls = { a: 0, b: 0 };
 let written = "";
+let writing = 0;
+let reading = 0;
 
 /** Return the text of a source, as it stands in its field. */
 export const textOf = (source) => (source.texts[source.kind] ?? "").trim();
@@ -86,6 +88,10 @@ export async function change(side, changes, { push = true } = {}) {
 export function swap() {
   const { a, b } = sources;
   [a.value, b.value] = [b.value, a.value];
+  for (const side of ["a", "b"]) {
+    calls[side]++; // an answer on its way is for the other side now
+    if (sources[side].value.busy) resolve(side);
+  }
   write();
 }
 
@@ -104,6 +110,7 @@ async function resolve(side) {
   set({ busy: true });
   try {
     const resolved = await ask("v1/resolve", { rope });
+    if (call !== calls[side]) return undefined;
     const turning = resolved.layers?.find((group) => group.nope === null)?.layers[0];
     if (!resolved.rotates && sources[side].value.layer === null && turning !== undefined) return change(side, { layer: turning });
     set({ resolved: { ...resolved, source: rope } });
@@ -114,6 +121,7 @@ async function resolve(side) {
 
 /** Write both sources to the address: a preset by its name, a text compressed. */
 async function write() {
+  const call = ++writing;
   const changes = {};
   for (const [side, { value }] of Object.entries(sources)) {
     const text = textOf(value);
@@ -121,6 +129,7 @@ async function write() {
     changes[`${side}_text`] = value.kind !== "preset" && value.kind !== "tensors" && text ? await pack(text) : null;
     changes[`${side}_layer`] = value.layer;
   }
+  if (call !== writing) return; // a text took longer than the next change
   written = keyOf(changes);
   setState(changes, { push: keyOf(state.value) !== written });
 }
@@ -131,10 +140,12 @@ const keyOf = (values) => ["a", "a_text", "a_layer", "b", "b_text", "b_layer"].m
 export async function restore() {
   const values = state.value;
   if (keyOf(values) === written) return;
+  const call = ++reading;
   written = keyOf(values);
   await Promise.all(Object.keys(sources).map(async (side) => {
     const packed = values[`${side}_text`];
     const text = packed ? (/^\s*[[{]/.test(packed) ? packed : await unpack(packed).catch(() => "")) : (values[side] ?? "").slice(0, MAX_NAME);
+    if (call !== reading) return; // the address has changed since
     const kind = packed ? kindOf(text) : "preset";
     const layer = values[`${side}_layer`];
     await change(side, { kind, texts: { [kind]: text }, file: null, layer: /^\d{1,4}$/.test(layer) ? Number(layer) : null }, { push: false });

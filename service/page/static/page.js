@@ -212,21 +212,24 @@ async function readPhase() {
 
 /** Call `work` at once and then again and again, while the page is visible.
 
-    `work` returns the milliseconds to the next call, or a promise of them. */
+    `work` returns the milliseconds to the next call, or a promise of them. Returns a function that
+    stops the calls, also where one is running. */
 export function poll(work) {
   let timer = 0;
   let running = false;
+  let stopped = false;
   const turn = async () => {
     clearTimeout(timer);
     if (running || document.hidden) return;
     running = true;
     const pause = await work();
     running = false;
-    if (!document.hidden) timer = setTimeout(turn, pause);
+    if (!stopped && !document.hidden) timer = setTimeout(turn, pause);
   };
   document.addEventListener("visibilitychange", turn);
   turn();
   return () => {
+    stopped = true;
     clearTimeout(timer);
     document.removeEventListener("visibilitychange", turn);
   };
