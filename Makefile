@@ -15,18 +15,22 @@ JOBS ?= 2
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-builds install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test vendor clean
+.PHONY: serve test test-page test-builds install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
 
 # tests of one file stay in one process; the order puts long files first
 test: $(READY)  ## run the suite
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(BUILDS:%=--ignore=%)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(BUILDS:%=--ignore=%) --ignore=tests/page
 
 # minutes of compilers and benchmarks, and nothing that a user calls
 BUILDS := tests/kernels/test_compiled.py tests/kernels/test_memory_traffic.py tests/service/test_prebuild.py \
 	tests/test_benchmarks.py tests/test_benchmarks_gpu.py tests/test_gpu_first.py
+
+# three processes: a test often waits for its browser
+test-page: $(READY)  ## the page at /ui/ in Chromium
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/page
 
 test-builds: $(READY)  ## kernels compile for all GPUs, and each benchmark runs
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(BUILDS)
@@ -47,7 +51,7 @@ soak: $(READY)  ## mixed traffic and restarts under faults for SOAK_S seconds (6
 	$(BIN)/python -m tests.faults.soak
 	$(BIN)/python -m tests.faults.restarts 20 200
 
-check: format-check lint types $(TRITON)/.ready test test-builds  ## all checks of CI
+check: format-check lint types $(TRITON)/.ready test test-page test-builds  ## all checks of CI
 
 # the arguments are seconds: for each of nine parsers, and for the OpenAPI document
 fuzz: $(READY) $(FUZZ)/.ready  ## send mutated bytes to the parsers, and requests by the OpenAPI document to the service
