@@ -46,10 +46,10 @@ class PageApplication:
         if file is None:
             await self._refuse(scope, send)
             return
-        asked = scope[io.HEADERS_BY_NAME]
-        coding = _GZIP if accepts_gzip(asked.get(b"accept-encoding", b"")) else None
+        request_headers = scope[io.HEADERS_BY_NAME]
+        coding = _GZIP if accepts_gzip(request_headers.get(b"accept-encoding", b"")) else None
         headers = [*HEADERS, (b"etag", file.etag(coding))]
-        if _has(asked.get(b"if-none-match", b""), file):
+        if _has(request_headers.get(b"if-none-match", b""), file):
             await io.send(send, 304, headers, [])
             return
         content = file.compressed if coding else file.content
