@@ -117,8 +117,8 @@ def headline(history: History, lost_since: float | None) -> str:
     if depth >= answer["limits"]["queue_calls"]:
         return f"The queue is full: {count_text(depth)} calls wait, further ones are refused"
     if depth:
-        return f"{count_text(depth)} {'call waits' if depth == 1 else 'calls wait'}"
-    return "No calls wait"
+        return f"{count_text(depth)} {'call is' if depth == 1 else 'calls are'} waiting"
+    return "Keeping up, the queue is empty"
 
 
 def summary(history: History) -> str:

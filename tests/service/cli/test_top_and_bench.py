@@ -85,8 +85,8 @@ def test_no_service_is_one_sentence(cli):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({}, "No calls wait"),
-        ({"queue": {"depth": 1}}, "1 call waits"),
+        ({}, "Keeping up, the queue is empty"),
+        ({"queue": {"depth": 1}}, "1 call is waiting"),
         ({"queue": {"depth": 6}}, "The queue is full: 6 calls wait, further ones are refused"),
         ({"phase": "warming up"}, "Warming up"),
         ({"phase": "device lost"}, "Device lost"),
