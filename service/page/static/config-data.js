@@ -23,10 +23,12 @@ export function follow() {
     const own = (preset) => (/^https?:/.test(preset.source ?? "") ? 1 : 0);
     presets.value = answer.presets.sort((one, other) => own(one) - own(other));
   }).catch(() => {});
+  let reading = 0;
   effect(() => {
     const packed = chosen("config").value;
     const preset = chosen("preset").value ?? FIRST;
-    if (packed) unpack(packed).then((text) => (source.value = { text, packed }), refuse);
+    const call = ++reading; // a long text is unpacked later than the next choice
+    if (packed) unpack(packed).then((text) => call === reading && (source.value = { text, packed }), (error) => call === reading && refuse(error));
     else source.value = { preset };
   });
   effect(() => { if (request.value.source) update(); });

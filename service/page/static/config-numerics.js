@@ -23,12 +23,14 @@ export default function Numerics({ view, name }) {
   const [errors, setErrors] = useState(null);
   const [index, setIndex] = useState(null);
   useEffect(() => {
+    const old = new AbortController();
+    const request = (arithmetic) => ask("v1/cos_sin", body(arithmetic), { signal: old.signal });
     const body = (arithmetic) => {
       const options = isParameters(source.text ?? "") ? { arithmetic } : { ...view.options, arithmetic };
       const several = answer.num_axes > 1 ? Array.from({ length: answer.num_axes }, () => positions) : positions;
       return `{"rope":${ropeText(source, options)},"positions":${JSON.stringify(several)}}`;
     };
-    Promise.all([ask("v1/cos_sin", body("hf")), ask("v1/cos_sin", body("float64"))]).then(([one, exact]) => {
+    Promise.all([request("hf"), request("float64")]).then(([one, exact]) => {
       const gain = answer.attention_scaling || 1;
       const size = one.cos.data.length / positions.length;
       setErrors(positions.map((_, row) => {
@@ -36,9 +38,10 @@ export default function Numerics({ view, name }) {
         for (const part of ["cos", "sin"]) for (let at = row * size; at < (row + 1) * size; at++) most = Math.max(most, Math.abs(one[part].data[at] - exact[part].data[at]) / gain);
         return most;
       }));
-    }, (refusal) => setErrors(refusal));
+    }, (refusal) => old.signal.aborted || setErrors(refusal));
+    return () => old.abort();
   }, [answer, positions]);
-  const isReady = Array.isArray(errors);
+  const isReady = Array.isArray(errors) && errors.length === positions.length;
   const [left, right, top, bottom] = [74, width - (width < 560 ? 8 : 118), 24, 330];
   const x = scaleLog().domain([1, positions.at(-1)]).range([left, right]);
   const y = scaleLog().domain([1e-8, 2]).range([bottom, top]).clamp(true);
@@ -55,5 +58,5 @@ export default function Numerics({ view, name }) {
       <${GridY} y=${y} at=${decades(1e-8, 1)} left=${left} right=${right} form=${(value) => significant(value, 1).replace("1\u00d7", "")} /><${AxisX} x=${x} at=${decades(1, positions.at(-1), 8)} y="350" />
       <${Line} points=${[[left, y(BANDS[2][1])], [right, y(BANDS[2][1])]]} kind="b" />
       ${isReady && html`<${Line} points=${positions.flatMap((position, at) => (errors[at] > 0 ? [[x(position), y(errors[at])]] : []))} />`}</${Plot}></div>
-    <p class="cap readout-line">${isReady ? read(shown) : errors ? html`<span lang="en">${errors.message}</span>` : t("config.loading")}</p></${Figure}>`;
+    <p class="cap readout-line">${isReady ? read(shown) : errors?.message ? html`<span lang="en">${errors.message}</span>` : t("config.loading")}</p></${Figure}>`;
 }

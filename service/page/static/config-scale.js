@@ -10,10 +10,12 @@ export default function Scale({ view, name }) {
   const [rows, setRows] = useState(null);
   const last = Math.max(1, (view.answer.length || 4096) - 1);
   useEffect(() => {
-    ask("v1/cos_sin", `{"rope":${ropeText(view.source, view.options)},"positions":[0,${last}]}`).then(({ scale }) => {
+    const old = new AbortController();
+    ask("v1/cos_sin", `{"rope":${ropeText(view.source, view.options)},"positions":[0,${last}]}`, { signal: old.signal }).then(({ scale }) => {
       const size = scale.data.length / 2;
       setRows([scale.data.slice(0, size), scale.data.slice(size)]);
-    }, () => setRows(null));
+    }, () => old.signal.aborted || setRows(null));
+    return () => old.abort();
   }, [view.answer]);
   const drawing = rows && draw({ rows, width, last });
   const table = () => [[t("config.pair"), t("config.scale_at", { n: 0 }), t("config.scale_at", { n: last })], ...rows[0].map((value, pair) => [pair, value, rows[1][pair]])];

@@ -184,9 +184,8 @@ export async function ask(path, body, { signal: aborted } = {}) {
     options.headers["content-type"] = "application/json";
   }
   const response = await request(path, options);
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refusal(response.status, answer);
-  return answer;
+  if (!response.ok) throw new Refusal(response.status, await response.json().catch(() => ({})));
+  return response.json();
 }
 
 // --- Phase of the service

@@ -61,6 +61,7 @@ function Request({ routes }) {
   };
   const chooseRoute = (key) => {
     const cleared = Object.fromEntries(Object.keys(values).filter((name) => /^([tp]\.|own$)/.test(name)).map((name) => [name, null]));
+    sending.current?.abort();
     setState({ ...cleared, route: key }, { push: true });
     setOutcome(null);
   };
@@ -98,11 +99,11 @@ function Request({ routes }) {
       return;
     }
     sending.current?.abort();
-    sending.current = new AbortController();
+    const own = (sending.current = new AbortController());
     setOutcome({ waiting: true });
     const { exchange } = await import("./try-answer.js");
-    const got = await exchange(request, await bodyOf(request), sending.current.signal);
-    if (got.aborted) return;
+    const got = await exchange(request, await bodyOf(request), own.signal);
+    if (own.signal.aborted) return;
     if (got.document?.id && got.status === 201) session.current = got.document.id;
     setOutcome(got);
     requestAnimationFrame(() => document.getElementById("answer-title").scrollIntoView({ block: "nearest" }));

@@ -148,7 +148,10 @@ export function Failure({ error }) {
 export function Ask({ own, calls, read }) {
   const [found, setFound] = useState(null);
   const stamp = own.map(([, value]) => value).join();
+  const current = useRef(stamp);
+  current.current = stamp;
   useEffect(() => setFound(null), [stamp]);
+  const show = (answer) => current.current === stamp && setFound(answer); // not beside other numbers
   const send = async () => {
     const sent = [];
     const answers = [];
@@ -158,9 +161,9 @@ export function Ask({ own, calls, read }) {
         sent.push([path, body]);
         answers.push(await ask(path, body));
       }
-      setFound({ numbers: read(answers), sent });
+      show({ numbers: read(answers), sent });
     } catch (error) {
-      setFound({ error, sent });
+      show({ error, sent });
     }
   };
   return html`<div class="ask"><button type="button" onClick=${send}>${t("learn.ask")}</button>
