@@ -81,7 +81,7 @@ async def wait_too_long_by_default(stage: Stage) -> Outcome:
 
 async def wait_too_long_for_the_client(stage: Stage) -> Outcome:
     stage.service.hold()
-    return await ask(stage, Call(), 0.05)
+    return await ask(stage, Call(), 0.5)
 
 
 async def queue_too_long(stage: Stage) -> Outcome:
