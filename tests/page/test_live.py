@@ -153,6 +153,15 @@ def test_headline_of_each_phase(open_view: Views) -> None:
     live.show("Keeping up, calls wait at most 62\u202fms")
 
 
+def test_the_figures_of_a_row_are_all_a_second(open_view: Views) -> None:
+    live = Live(open_view, busy())
+    live.recent.second(NOON + 1, refusals=[("overloaded", 503, 20)])
+    live.pass_s()
+    live.show("Refusing requests: overloaded")
+    beside = live.page.locator("svg.plot text", has_text=re.compile("refused$"))
+    assert beside.text_content() == "2 refused", "20 within the last 10 seconds"
+
+
 def test_a_burst_of_refusals_shorter_than_a_second(open_view: Views) -> None:
     recent = busy()
     refusals = [("overloaded", 503, 4), ("shape", 422, 7)]

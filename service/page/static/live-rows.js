@@ -217,7 +217,7 @@ function readings(plan, bin) {
   const at = (share) => bound(bounds, quantile(bin.latency, share));
   const memory = bin.memory_bytes || answer.memory_bytes;
   const out = {
-    requests: [["ta", t("live.read.answered", { n: rate(rateOf(bin, bin.answered)) })], ["", t("live.read.wrong", { n: rate(rateOf(bin, bin.wrong)) })], ["tb", plural("live.read.refused", bin.refused)]],
+    requests: [["ta", t("live.read.answered", { n: rate(rateOf(bin, bin.answered)) })], ["", t("live.read.wrong", { n: rate(rateOf(bin, bin.wrong)) })], ["tb", t("live.read.refused", { n: rate(rateOf(bin, bin.refused)) })]],
     latency: bin.requests ? [["tb", `p99 ${at(0.99)}`], ["", `p95 ${at(0.95)}`], ["t1", `p50 ${at(0.5)}`]] : [["t3", t("live.none.requests")]],
     queue: [["ta", plural("live.read.waiting", bin.depth)], ["", bin.wait_max_s ? t("live.read.longest", { time: brief(bin.wait_max_s) }) : ""]],
     device: [["tc", t("live.read.busy", { share: percent(busyOf(bin, limits.lanes)) })], ["", limits.memory_bytes ? t("live.read.memory", { n: bytes(memory, bytes(memory).slice(-3) !== bytes(limits.memory_bytes).slice(-3)), of: bytes(limits.memory_bytes) }) : bytes(memory)]],
