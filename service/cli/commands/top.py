@@ -34,6 +34,9 @@ INTERVAL_S = 2.0
 LATELY_S = 60
 """Seconds of the figures beside the curves."""
 
+REFUSING_S = 10
+"""A refusal within these last seconds is the headline, as in the view Live."""
+
 TIMEOUT_S = 5.0
 
 MIN_WIDTH, MAX_WIDTH, OTHER_COLUMNS = 10, 90, 58
@@ -57,6 +60,9 @@ _REMEDIES: Mapping[str, str] = {
     "unauthenticated": "the client needs a valid API key",
     "shutting_down": "none: the client sends it to another replica",
 }
+
+_SERVICE_CODES = _REMEDIES.keys() - {"unauthenticated"}
+"""Codes for which the service, not the client, needs a change."""
 
 
 def read(url: str) -> bytes:
@@ -114,6 +120,10 @@ def headline(history: History, lost_since: float | None) -> str:
         return f"Draining: {drain['requests']} calls left, {drain['left_s']:.0f} s to go"
     if phase != "ready":
         return f"{phase.capitalize()}"
+    lately = count_refusals(history.last_seconds(REFUSING_S))
+    refusals = {code: n for (code, _), n in lately.items() if code in _SERVICE_CODES}
+    if refusals:
+        return f"Refusing requests: {printable(max(refusals, key=refusals.__getitem__))}"
     if depth >= answer["limits"]["queue_calls"]:
         return f"The queue is full: {count_text(depth)} calls wait, further ones are refused"
     if depth:

@@ -85,9 +85,8 @@ def test_no_service_is_one_sentence(cli):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({}, "Keeping up, the queue is empty"),
-        ({"queue": {"depth": 1}}, "1 call is waiting"),
-        ({"queue": {"depth": 6}}, "The queue is full: 6 calls wait, further ones are refused"),
+        ({}, "Refusing requests: overloaded"),
+        ({"queue": {"depth": 1}}, "Refusing requests: overloaded"),
         ({"phase": "warming up"}, "Warming up"),
         ({"phase": "device lost"}, "Device lost"),
         (
@@ -98,6 +97,24 @@ def test_no_service_is_one_sentence(cli):
 )
 def test_the_headline_is_the_state(history, changes, sentence):
     history.last = ANSWER | changes
+    assert top.headline(history, None) == sentence
+
+
+@pytest.mark.parametrize(
+    ("depth", "sentence"),
+    [
+        (0, "Keeping up, the queue is empty"),
+        (1, "1 call is waiting"),
+        (6, "The queue is full: 6 calls wait, further ones are refused"),
+    ],
+)
+@pytest.mark.parametrize("refusals", [[["overloaded", 503, 4]], [["shape", 422, 4]]])
+def test_refusals_of_long_ago_and_of_clients_are_no_headline(depth, sentence, refusals):
+    by_service = refusals[0][0] == "overloaded"
+    second = 999 - top.REFUSING_S if by_service else 999
+    history = History()
+    history.add(ANSWER | {"rows": [[second, ROW[1], refusals, *ROW[3:]]]})
+    history.last = ANSWER | {"queue": {"depth": depth}}
     assert top.headline(history, None) == sentence
 
 
