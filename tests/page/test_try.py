@@ -258,6 +258,25 @@ def test_a_dropped_file(open_view, server):
 
 
 @pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (("after", "before"), "before"),
+        (("a.bias", "model.q"), "model.q"),
+        (("first", "second"), "first"),
+    ],
+)
+def test_a_dropped_file_without_a_q_fills_q(open_view, names, chosen):
+    x = np.ones((1, 4, 2, 128), np.float32)
+    content = save(dict.fromkeys(names, x) | {"positions": np.arange(4)})
+    page = open_view("try")
+    drop(page, "own.safetensors", content)
+    page.get_by_text("own.safetensors has 3 tensors").wait_for()
+    assert page.locator("[aria-labelledby=n-q] .parts select").input_value() == chosen
+    send(page)
+    assert page.locator(".status b").inner_text() == "200"
+
+
+@pytest.mark.parametrize(
     ("content", "why"),
     [
         (b"\xff" * 7 + b"\x7f{}", "header"),

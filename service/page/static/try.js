@@ -74,7 +74,10 @@ function Request({ routes }) {
       const found = names.filter((name) => read.tensors.some((tensor) => tensor.name === name));
       const first = names.find((name) => name in next.tensors) ?? names[0];
       for (const name of found) next.tensors[name] = `file ${name}`;
-      if (found.length === 0 && first && read.tensors.length) next.tensors[first] = `file ${read.tensors[0].name}`;
+      const others = read.tensors.filter(({ name }) => !names.includes(name));
+      const numbers = others.filter(({ dtype }) => /^(B?F16|F32)$/.test(dtype));
+      const own = numbers.find(({ name }) => name.endsWith(`.${first}`) || name === "before") ?? numbers[0] ?? (found.length ? undefined : others[0]);
+      if (own && first && !found.includes(first)) next.tensors[first] = `file ${own.name}`;
       setFile(read);
       setProblem(null);
       setState(writeForm(next));
