@@ -1,0 +1,43 @@
+"""An application beside the service: the metrics of all its replicas as one page."""
+
+from fastapi import FastAPI, Response
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from rope_ray.merge import merge
+
+TIMEOUT_S = 5.0
+"""Seconds that replicas have to send their metrics."""
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+routes = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+@serve.ingress(routes)
+class Metrics:
+    """Answers each scrape with what the replicas measure at that time.
+
+    Args:
+        app: name of the application of the service.
+        deployment: name of its deployment.
+    """
+
+    def __init__(self, app: str, deployment: str) -> None:
+        self._app, self._deployment = app, deployment
+
+    @routes.get("/")
+    async def scrape(self) -> Response:
+        """Return the page; 503 if a replica did not send its metrics in time."""
+        handle: DeploymentHandle = serve.get_deployment_handle(self._deployment, self._app)
+        try:
+            pages = await handle.broadcast("metrics").results_async(timeout_s=TIMEOUT_S)
+        except Exception as failure:  # noqa: BLE001 - a replica that dies raises one of many
+            return Response(f"no metrics: {type(failure).__name__}\n", 503)
+        return Response(merge(pages), media_type=CONTENT_TYPE)
+
+
+def build(args: dict[str, str]) -> serve.Application:
+    """Return the application; named in the config file of `serve deploy`."""
+    return Metrics.bind(args.get("app", "rope"), args.get("deployment", "Rope"))
