@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 from service.asgi import problems
 from service.asgi.io import Event, Receive, Scope, Send
@@ -45,12 +44,9 @@ class Door:
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008})  # Ray answers 403
-        elif scope["path"].startswith(paths.SESSIONS):
-            await _SessionAnswer(send, self._is_alive, self._endpoint).run(
-                self._app, scope, receive
-            )
         else:
-            await self._app(scope, receive, send)
+            answer = _Answer(scope, send, self._is_alive, self._endpoint)
+            await self._app(scope, receive, answer.pass_on)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -64,41 +60,41 @@ class Door:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-class _SessionAnswer:
-    """The answer to one request of a session."""
+class _Answer:
+    """The answer to one request."""
 
     def __init__(
         self,
+        scope: Scope,
         send: Send,
         is_alive: Callable[[str], Awaitable[bool]],
         endpoint: Callable[[], str | None],
     ) -> None:
+        self._creates = scope["path"].startswith(paths.SESSIONS) and scope["method"] == "POST"
         self._send = send
         self._is_alive = is_alive
         self._endpoint = endpoint
         self._is_replaced = False
 
-    async def run(self, app: App, scope: Scope, receive: Receive) -> None:
-        await app(scope, receive, self._pass_on)
-
-    async def _pass_on(self, event: Event) -> None:
+    async def pass_on(self, event: Event) -> None:
+        """Send an event of the service, or what takes its place."""
         if event["type"] == "http.response.start":
-            headers: list[Any] = event["headers"]
+            # Ray's proxy gives each request its identifier, and adds it to the answer
+            headers = [pair for pair in event["headers"] if pair[0] != b"x-request-id"]
             if event["status"] == WRONG_OWNER:
                 owner = dict(headers).get(b"x-session-owner", b"").decode()
-                if not await self._is_alive(owner):
-                    await self._send_lost(headers)
-                    return
-            elif event["status"] == 201 and (endpoint := self._endpoint()):
+                self._is_replaced = not await self._is_alive(owner)
+            elif event["status"] == 201 and self._creates and (endpoint := self._endpoint()):
                 headers.append((b"x-session-endpoint", endpoint.encode()))
+            event = {**event, "headers": headers}
+            if self._is_replaced:
+                await self._send_lost()
         if not self._is_replaced:
             await self._send(event)
 
-    async def _send_lost(self, headers: list[Any]) -> None:
+    async def _send_lost(self) -> None:
         """Answer 410: the router chose this replica because the owner is none of the replicas."""
-        self._is_replaced = True
         answer = problems.describe(SessionGone("owner_lost"))
-        kept = [(name, value) for name, value in headers if name == b"x-request-id"]
-        start = {"status": answer.status, "headers": [*answer.headers, *kept]}
+        start = {"status": answer.status, "headers": answer.headers}
         await self._send({"type": "http.response.start", **start})
         await self._send({"type": "http.response.body", "body": answer.body})

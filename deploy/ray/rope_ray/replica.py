@@ -42,7 +42,7 @@ class Replica:
         self._built = build_server(self._settings, listens_for_grpc=False)
         self._serving: asyncio.Task[None] | None = None
 
-    def __serve_build_asgi_app__(self) -> object:  # noqa: PLW3201 - Ray's name
+    def __serve_build_asgi_app__(self) -> object:  # Ray's name
         from rope_ray.door import Door
 
         return Door(
