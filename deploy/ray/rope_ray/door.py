@@ -89,6 +89,8 @@ class _Answer:
             event = {**event, "headers": headers}
             if self._is_replaced:
                 await self._send_lost()
+        elif event["type"] == "http.response.body":
+            event = {**event, "body": bytes(event.get("body", b""))}  # Ray pickles no views
         if not self._is_replaced:
             await self._send(event)
 

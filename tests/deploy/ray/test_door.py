@@ -1,11 +1,14 @@
 """Requests that Ray's proxy brings."""
 
 import asyncio
+import pickle
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import safetensors.numpy
 from rope_ray.door import Door
 
 from tests.service.outside import whole_service
@@ -43,6 +46,27 @@ async def test_a_session_of_an_owner_that_has_ended_is_lost():
         async with client(door(new.app, alive=("old",))) as routed:
             answer = await routed.get(f"/v1/sessions/{id_}")
         assert (answer.status_code, answer.headers["x-session-owner"]) == (421, "old")
+
+
+async def test_all_events_of_an_answer_can_be_pickled():
+    q = np.zeros((300, 8, 64), np.float32)  # large answers are views of the memory of the result
+    body = safetensors.numpy.save({"q": q})
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body}
+
+    events: list[Any] = []
+
+    async def send(event: Any) -> None:
+        events.append(pickle.loads(pickle.dumps(event)))
+
+    header = [(b"content-type", b"application/x-safetensors")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/rotate", "query_string": b""}
+    async with whole_service() as service:
+        await door(service.app)({**scope, "headers": header}, receive, send)
+    assert events[0]["status"] == 200
+    answer = b"".join(event["body"] for event in events[1:])
+    assert safetensors.numpy.load(answer)["q"].shape == q.shape
 
 
 async def test_who_creates_a_session_gets_the_port_of_its_replica():

@@ -32,7 +32,9 @@ def test_each_sample_has_its_replica_and_each_family_one_head():
     ]
     assert samples(merged) == sorted(expected)
     heads = [line for line in merged.splitlines() if line.startswith("#")]
-    assert len(heads) == len(set(heads)) == len([line for line in page(1).splitlines() if "#" in line])
+    assert (
+        len(heads) == len(set(heads)) == len([line for line in page(1).splitlines() if "#" in line])
+    )
 
 
 def test_no_replica_is_an_empty_page():
