@@ -134,6 +134,8 @@ def check_death(ray_cluster: Cluster, url: str, sessions: list[Session]) -> None
     with Client(url) as direct:
         load = Load(ray_cluster.url, rotate(direct))
     wait_for("answers", lambda: load.outcomes["ok"] > 50)
+    os.kill(before[dead], signal.SIGSTOP)
+    wait_for("requests that it holds", lambda: load.longest_wait_s() > 1)
     os.kill(before[dead], signal.SIGKILL)
     start = time.monotonic()
     wait_for("a new replica", lambda: len(ray_cluster.replicas().keys() - {dead}) == 3)

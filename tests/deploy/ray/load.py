@@ -29,6 +29,7 @@ class Load:
         self._url, self._right = url, right
         self._policy = RetryPolicy() if retries else RetryPolicy(max_attempts=1)
         self._ended = threading.Event()
+        self._starts: dict[int, float] = {}
         self._threads = [threading.Thread(target=self._run) for _ in range(num_threads)]
         for thread in self._threads:
             thread.start()
@@ -45,13 +46,18 @@ class Load:
         """Return answers a second."""
         return self.outcomes["ok"] * len(self._threads) / sum(self.seconds)
 
+    def longest_wait_s(self) -> float:
+        """Return the age of the oldest request in flight."""
+        return time.monotonic() - min(list(self._starts.values()), default=time.monotonic())
+
     def _run(self) -> None:
         with Client(self._url, retry=self._policy, timeout_s=30) as client:
             while not self._ended.is_set():
-                start = time.monotonic()
+                start = self._starts[threading.get_ident()] = time.monotonic()
                 outcome = self._send(client)
                 self.outcomes[outcome] += 1
                 self.seconds.append(time.monotonic() - start)
+                del self._starts[threading.get_ident()]
 
     def _send(self, client: Client) -> str:
         try:
