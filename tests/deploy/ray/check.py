@@ -176,6 +176,7 @@ def check_autoscaling(ray_cluster: Cluster) -> None:
             "max_replicas": 2,
             "target_ongoing_requests": 64,
             "upscale_delay_s": 1,
+            "downscale_delay_s": 2,
             "metrics_interval_s": 1,
             "look_back_period_s": 3,
             "policy": {"policy_function": "rope_ray.autoscaling:by_fullness"},
