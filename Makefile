@@ -188,7 +188,8 @@ test-ray: $(RAY)/.ready  ## the adapter for Ray Serve on a cluster of this machi
 $(RAY)/.ready: deploy/ray/constraints.txt deploy/ray/pyproject.toml pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(RAY)
 	$(RAY)/bin/pip install --quiet $(TORCH)
-	$(RAY)/bin/pip install --quiet --constraint deploy/ray/constraints.txt . ./clients/python ./deploy/ray
+	$(RAY)/bin/pip install --quiet --constraint deploy/ray/constraints.txt \
+		--editable . --editable ./clients/python --editable ./deploy/ray
 	touch $@
 
 clean:
