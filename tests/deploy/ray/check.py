@@ -94,7 +94,13 @@ def compare(ray_cluster: Cluster, url: str) -> None:
 
 def create_sessions(client: Client, ray_cluster: Cluster) -> list[Session]:
     """Create sessions through the proxy; each answers through it and on the port of its replica."""
-    sessions = [client.session(**SESSION) for _ in range(NUM_SESSIONS)]
+    sessions: list[Session] = []
+
+    def both_have_some() -> bool:  # Ray's queue lengths are up to 10 s old: one may get the first
+        sessions.extend(client.session(**SESSION) for _ in range(NUM_SESSIONS))
+        return min(count_by_owner(sessions, ray_cluster)) > 2
+
+    wait_for("sessions on both replicas", both_have_some)
     outs = [each.step(0, Q, K, V).out for each in sessions]
     require(all(np.array_equal(out, outs[0]) for out in outs), "steps have different answers")
     for each in sessions:  # curl sends no header: the router reads the path
@@ -104,8 +110,8 @@ def create_sessions(client: Client, ray_cluster: Cluster) -> list[Session]:
     endpoint = answer.headers["x-session-endpoint"]
     stats = httpx.get(f"{endpoint}/v1/sessions/{answer.json()['id']}")
     require(stats.status_code == 200, f"own port {endpoint}: {stats.status_code}")
-    shares = [sum(owner(each) == name for each in sessions) for name in ray_cluster.replicas()]
-    say(f"sessions: {NUM_SESSIONS} on two replicas {shares}, each found by header and by path")
+    shares = count_by_owner(sessions, ray_cluster)
+    say(f"sessions: {len(sessions)} on two replicas {shares}, each found by header and by path")
     return sessions
 
 
@@ -219,6 +225,11 @@ def step(session: Session) -> str:
     except SessionGone as gone:
         return f"{gone.status} {gone.reason}"
     return "ok"
+
+
+def count_by_owner(sessions: list[Session], ray_cluster: Cluster) -> list[int]:
+    """Return the number of sessions of each replica."""
+    return [sum(owner(each) == name for each in sessions) for name in ray_cluster.replicas()]
 
 
 def owner(session: Session) -> str:
