@@ -10,8 +10,8 @@ HEAD = """# Helm chart rope-service
 
 Made by `python -m tools.chart` from `values.yaml` and `profiles/`.
 
-    helm upgrade --install rope-service deploy/helm/rope-service --namespace rope --create-namespace \\
-        --values deploy/helm/rope-service/profiles/cpu.yaml \\
+    helm upgrade --install rope-service deploy/helm/rope-service --namespace rope \\
+        --create-namespace --values deploy/helm/rope-service/profiles/cpu.yaml \\
         --set image.repository=registry.example.com/rope-service --set image.tag=0.1.0
 
 Helm then prints how to call the service, and `helm test rope-service --namespace rope` calls it.
