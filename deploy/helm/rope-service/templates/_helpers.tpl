@@ -94,7 +94,7 @@ annotations:
 
 {{/* "true" if an autoscaler sets the number of pods. */}}
 {{- define "rope-service.autoscaled" -}}
-{{- if .Values.autoscaling.enabled }}true{{ end }}
+{{- if or .Values.autoscaling.hpa.enabled .Values.autoscaling.keda.enabled }}true{{ end }}
 {{- end }}
 
 {{/* Most pods that there may be. */}}
@@ -115,6 +115,13 @@ annotations:
 {{/* Label of the one Service that Prometheus reads, so that no pod is read twice. */}}
 {{- define "rope-service.metricsLabel" -}}
 rope-service/metrics: "true"
+{{- end }}
+
+{{/* Labels by which a ServiceMonitor finds that Service. */}}
+{{- define "rope-service.metricsSelector" -}}
+app.kubernetes.io/name: {{ include "rope-service.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{ include "rope-service.metricsLabel" . }}
 {{- end }}
 
 {{/* "true" if the router runs. */}}
