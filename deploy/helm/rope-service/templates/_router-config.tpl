@@ -63,7 +63,7 @@ frontend http
     http-request return status 404 if { path /metrics }
     http-request set-var(txn.id) req.hdr(x-session-id)
     http-request set-var(txn.id) path,field(4,/) if !{ var(txn.id) -m found } { path_beg /v1/sessions/ }
-    http-request set-var(txn.owner) var(txn.id),field(2,.) if { var(txn.id) -m reg ^r1\.[A-Za-z0-9_-]{1,32}\. }
+    http-request set-var(txn.owner) var(txn.id),field(2,.) if { var(txn.id) -m reg ^r1\.[A-Za-z0-9_-]{1,63}\. }
     {{- range $pods }}
     use_backend {{ . }} if { var(txn.owner) -m str {{ . }} }
     {{- end }}
