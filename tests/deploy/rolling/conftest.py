@@ -20,7 +20,7 @@ def replicas(
     folder = tmp_path_factory.mktemp("replicas")
     made = [Replica(name, folder / f"{name}.log") for name in NAMES]
     try:
-        made[0].launch(ROPE_DRAIN_DELAY_S="5")  # long enough to look at what it does meanwhile
+        made[0].launch(ROPE_DRAIN_DELAY_S="4")  # long enough to look at what it does meanwhile
         made[1].launch()
         for replica in made:
             replica.wait()

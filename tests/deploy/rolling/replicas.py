@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 CONFIG = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 NAMES = ("rope-1", "rope-2")
 SESSION_KEY = "a key of all replicas"
-DRAIN_DELAY_S = "2.5"
+DRAIN_DELAY_S = "2"
 """Less than the default, for short tests; HAProxy sees after 1.5 s that a replica drains."""
 
 
@@ -162,7 +162,7 @@ class Haproxy:
 
     def troubles(self) -> dict[str, int]:
         """Return what HAProxy hid from clients, or did not: errors and repeats of all replicas."""
-        names = {"econ": "refused", "eresp": "broken", "wretr": "repeated", "wredis": "moved"}
+        names = {"econ": "no connection", "eresp": "broken", "wretr": "repeated", "wredis": "moved"}
         rows = self.rows()
         return {
             meaning: sum(int(rows["replicas", name][field] or 0) for name in NAMES)

@@ -168,19 +168,6 @@ def test_metrics_of_one_replica_are_not_served_as_those_of_all(proxy):
     assert 'haproxy_backend_active_servers{proxy="replicas"} 2' in text
 
 
-def test_export_and_import_move_a_session_to_another_replica(client, replicas, tmp_path):
-    sessions = sessions_of_both(client, replicas)
-    q, k, v = tensors()
-    session = sessions["rope-1"]
-    session.step(0, q, k, v)
-    session.export(tmp_path / "session")
-    imported = session
-    while owner_of(imported.state.id) == "rope-1":
-        imported = client.import_session(tmp_path / "session")
-    assert owner_of(imported.state.id) == "rope-2"
-    np.testing.assert_array_equal(imported.attend(0, q).out, session.attend(0, q).out)
-
-
 def test_a_deleted_session_is_gone_wherever_it_was(client, replicas):
     for session in sessions_of_both(client, replicas).values():
         session.delete()

@@ -5,6 +5,7 @@ tests run in order: the last one leaves a replica stopped.
 """
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,10 +19,8 @@ from tests.conftest import ROOT
 from tests.deploy.rolling.load import Load
 from tests.deploy.rolling.replicas import CONFIG, Haproxy, Replica, haproxy, second_version
 from tests.deploy.rolling.test_routing import owner_of, sessions_of_both, tensors
-from tests.waiting import wait_until
 
 NEW = "0.2.0"
-NO_TROUBLE = {"refused": 0, "broken": 0, "repeated": 0, "moved": 0}
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +87,20 @@ def restart_with_sessions(replicas: list[Replica], proxy: Haproxy, code: Path) -
         proxy.wait_for("UP", "UP")
 
 
-def test_upgrade_and_rollback_lose_no_request(proxy, replicas, new_code, capsys):
-    async def roll() -> Load:
-        async with with_grpc(proxy) as load:
+@pytest.fixture
+def late_proxy(replicas: list[Replica], tmp_path: Path) -> Iterator[Haproxy]:
+    """A second HAProxy, which looks at readiness once a minute: later than a drain lasts."""
+    config = tmp_path / "haproxy.cfg"
+    text = CONFIG.read_text()
+    config.write_text(text.replace("inter 1s fastinter 500ms", "inter 60s"))
+    assert config.read_text() != text
+    with haproxy(replicas, tmp_path / "log", config) as started:
+        yield started
+
+
+def test_upgrade_and_rollback_lose_no_request(proxy, late_proxy, replicas, new_code, capsys):
+    async def roll() -> tuple[Load, Load]:
+        async with with_grpc(proxy) as load, Load(late_proxy.url, rate=20) as late:
             await load.answers(50)
             await asyncio.to_thread(restart_with_sessions, replicas, proxy, new_code)
             await asyncio.to_thread(restart, replicas[1], proxy, new_code)
@@ -100,15 +110,19 @@ def test_upgrade_and_rollback_lose_no_request(proxy, replicas, new_code, capsys)
                 await asyncio.to_thread(restart, replica, proxy, ROOT)
             assert await asyncio.to_thread(versions, replicas) == [__version__] * 2
             await load.answers(50)
-        return load
+        return load, late
 
-    load = asyncio.run(roll())
+    load, late = asyncio.run(roll())
     show(capsys, f"{__version__} -> {NEW} -> {__version__}, each replica in turn", load, proxy)
+    show(capsys, "the same through a HAProxy that looks once a minute", late, late_proxy)
     assert load.outcomes.keys() == {"rotate right", "infer right"}
     assert load.num_repeated == 0
-    # the drain was seen in time: nothing was sent to a port that had closed, and nothing twice;
-    # but for the requests of the session whose replica was away
-    assert proxy.troubles() == NO_TROUBLE
+    # Nothing was sent to a port that had closed. What is counted is of the session whose replica
+    # was away: one request, with its attempts, and the stream that ended.
+    assert proxy.troubles() == {"no connection": 1, "broken": 1, "repeated": 3, "moved": 0}
+    # the counters do see a drain that is too short, even though the other replica answers
+    assert late_proxy.troubles()["moved"] > 0
+    assert late.outcomes.keys() == {"rotate right"}
 
 
 def test_a_reload_of_haproxy_and_a_killed_replica_lose_no_request(proxy, replicas, capsys):
@@ -125,26 +139,3 @@ def test_a_reload_of_haproxy_and_a_killed_replica_lose_no_request(proxy, replica
     load = asyncio.run(kill())
     show(capsys, "HAProxy reloaded, then rope-1 killed", load, proxy)
     assert load.outcomes.keys() == {"rotate right"}
-
-
-def test_a_drain_that_is_seen_too_late_is_noticed(replicas, tmp_path, capsys):
-    """The zeros of the test above are not those of a blind test."""
-    late = tmp_path / "haproxy.cfg"
-    late.write_text(CONFIG.read_text().replace("inter 1s fastinter 500ms", "inter 60s"))
-    assert late.read_text() != CONFIG.read_text()
-    replicas[0].start()
-
-    async def stop() -> tuple[Load, dict[str, int]]:
-        with haproxy(replicas, tmp_path / "log", late) as proxy:
-            async with Load(proxy.url) as load:
-                await load.answers(20)
-                await asyncio.to_thread(replicas[0].stop)
-                await load.answers(50)
-                await asyncio.to_thread(wait_until, lambda: proxy.troubles()["refused"] > 0)
-            show(capsys, "rope-1 drains, and HAProxy does not look", load, proxy)
-            return load, proxy.troubles()
-
-    load, troubles = asyncio.run(stop())
-    assert troubles["refused"] > 0
-    assert troubles["moved"] > 0
-    assert load.outcomes.keys() == {"rotate right"}, "HAProxy asks the other replica"
