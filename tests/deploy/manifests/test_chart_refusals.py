@@ -88,6 +88,7 @@ def test_the_schema_names_what_it_does_not_know(values, place, word):
         ),
         ({"settings": {"ROPE_HTTP_HOST": "127.0.0.1"}}, "loopback"),
         ({"podDisruptionBudget": {"minAvailable": 2}}, "no node could be drained"),
+        ({"extraPodSpec": {"volumes": []}}, "extraPodSpec.volumes is a field that the chart sets"),
         ({"ingress": {"enabled": True}}, "without ingress.hosts"),
         ({"gateway": {"grpc": {"enabled": True}}}, "gateway.grpc.parentRefs"),
     ],

@@ -129,6 +129,11 @@ settings.ROPE_HTTP_HOST is a loopback address, which neither probes nor clients 
 {{- end }}
 
 {{- define "rope-service.validateScheduling" -}}
+{{- /* a field that stands twice would be taken from one of the places, without a word */}}
+{{- $fields := omit .Values.extraPodSpec "activeDeadlineSeconds" "dnsConfig" "dnsPolicy" "ephemeralContainers" "hostAliases" "hostIPC" "hostNetwork" "hostUsers" "hostname" "os" "overhead" "preemptionPolicy" "priority" "readinessGates" "schedulingGates" "setHostnameAsFQDN" "shareProcessNamespace" "subdomain" }}
+{{- range $name, $_ := $fields }}
+extraPodSpec.{{ $name }} is a field that the chart sets: use its value, such as volumes or affinity.
+{{- end }}
 {{- $minAvailable := .Values.podDisruptionBudget.minAvailable }}
 {{- if and .Values.podDisruptionBudget.enabled (or (kindIs "float64" $minAvailable) (kindIs "int64" $minAvailable)) }}
 {{- $fewest := ternary .Values.autoscaling.minReplicas .Values.replicaCount (include "rope-service.autoscaled" . | empty | not) | int }}
