@@ -1,6 +1,6 @@
 """Writes deploy/kustomize/base from the chart.
 
-    .venv-deploy/bin/python -m tests.deploy.manifests.kustomize
+.venv-deploy/bin/python -m tests.deploy.manifests.kustomize
 """
 
 from typing import Any

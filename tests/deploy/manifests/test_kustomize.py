@@ -40,7 +40,9 @@ def test_kustomize_builds_what_the_chart_makes(folder):
     found = [*yaml.safe_load_all(built(folder))]
     assert by_name(found) == by_name(objects(VALUES[folder]))
     assert dangling(found) == []
-    assert [fault for each in found for version in VERSIONS for fault in faults(each, version)] == []
+    assert [
+        fault for each in found for version in VERSIONS for fault in faults(each, version)
+    ] == []
 
 
 @pytest.mark.parametrize("folder", VALUES)
