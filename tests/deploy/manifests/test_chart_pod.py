@@ -314,6 +314,18 @@ def test_an_update_with_and_without_a_spare_gpu(surge, expected):
     assert workload(values)["spec"]["strategy"]["rollingUpdate"] == expected
 
 
+@pytest.mark.parametrize(
+    ("values", "deadline_s"),
+    [
+        ({}, 720),
+        ({"probes": {"startup": {"failureThreshold": 300}}, "minReadySeconds": 5}, 1205),
+        ({"progressDeadlineSeconds": 99}, 99),
+    ],
+)
+def test_an_update_does_not_fail_while_a_pod_may_still_start(values, deadline_s):
+    assert workload(values)["spec"]["progressDeadlineSeconds"] == deadline_s
+
+
 def test_labels_select_the_pods_and_do_not_change_with_the_chart():
     spec = workload()["spec"]
     labels = spec["template"]["metadata"]["labels"]
