@@ -35,14 +35,14 @@ HELM = {
     "repo": set(),
     "upgrade": {
         *("--install", "--namespace", "--values", "--set", "--set-string", "--wait"),
-        *("--timeout", "--reuse-values", "--version"),
+        *("--timeout", "--reset-then-reuse-values", "--version"),
     },
     "rollback": {"--namespace", "--wait", "--timeout"},
     "test": {"--namespace"},
     "uninstall": {"--namespace"},
 }
 """The commands of Helm that pages use, and their flags."""
-WITHOUT_VALUE = {"--install", "--wait", "--reuse-values"}
+WITHOUT_VALUE = {"--install", "--wait", "--reset-then-reuse-values"}
 
 
 def calls(page: str, folder: Path) -> list[dict[str, Any]]:
@@ -106,11 +106,12 @@ class Cluster:
         [namespace] = flags["--namespace"]
         assert f"namespace/{namespace}" in self.names
         assert ("--install" in flags) or name in self.releases
-        old = self.releases.get(name, {}) if "--reuse-values" in flags else {}
+        old = self.releases.get(name, {}) if "--reset-then-reuse-values" in flags else {}
         if (ROOT / chart).is_dir():
             assert ROOT / chart == CHART
             files = [
-                yaml.safe_load((ROOT / file).read_text()) for file in flags.get("--values", [])
+                yaml.safe_load((self._folder / file).read_text())
+                for file in flags.get("--values", [])
             ]
             sets = [
                 *map(helm_python.parse_set_string, flags.get("--set", [])),
@@ -130,7 +131,7 @@ class Cluster:
             return
         if verb == "apply":
             files = words[1:]
-            texts = [stdin if file == "-" else (ROOT / file).read_text() for file in files]
+            texts = [stdin if file == "-" else (self._folder / file).read_text() for file in files]
             assert texts
             for made in (each for text in texts for each in yaml.safe_load_all(text)):
                 self.add(made)
