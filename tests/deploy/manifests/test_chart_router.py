@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.deploy.manifests.render import merge, of_kind, profile, render
+from tests.deploy.manifests.render import ROOT, merge, of_kind, profile, render
 from tests.free_ports import free_ports
 from tests.waiting import wait_until
 
@@ -75,6 +75,17 @@ def test_there_is_a_backend_for_each_pod_that_there_may_be():
 def test_the_router_waits_as_long_as_a_request_may_take():
     assert "timeout server 310s" in _config()
     assert "timeout server 70s" in _config(settings={"ROPE_MAX_TIMEOUT_S": 60})
+
+
+def test_the_router_repeats_the_same_calls_as_the_compose_file():
+    """See deploy/haproxy/haproxy.cfg, whose tests try the repeats."""
+
+    def repeated(text):
+        lines = [line.strip() for line in text.splitlines()]
+        return [line for line in lines if line.startswith("acl repeatable ")]
+
+    compose = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
+    assert repeated(_config()) == repeated(compose.read_text()) != []
 
 
 class _Pod(ThreadingHTTPServer):
@@ -205,7 +216,7 @@ def test_requests_reach_the_pod_of_their_session(router, tmp_path):
     status, body, headers = router.ask(f"/v1/sessions/{_id(0)}")
     assert (status, headers["Retry-After"]) == (503, "1")
     assert headers["Content-Type"] == "application/problem+json"
-    assert json.loads(body)["code"] == "owner_unavailable"
+    assert json.loads(body)["code"] == "no_replica"
     assert router.ask(f"/v1/sessions/{_id(1)}")[:2] == (200, "1")
 
     with closing(HTTPConnection("127.0.0.1", router.status, timeout=10)) as connection:
