@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.deploy.manifests.references import dangling
 from tests.deploy.manifests.render import ROOT, Values, merge, of_kind, profile, refusal, render
+from tests.deploy.manifests.schemas import VERSIONS, faults
 
 KEYS = {"keys": {"enabled": True, "existingSecret": "rope-keys"}}
 SESSIONS = merge(profile("sessions"), {"fullnameOverride": "rope"})
@@ -32,6 +34,16 @@ def triggers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def behavior(spec: dict[str, Any]) -> dict[str, Any]:
     return spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("values", [{}, SESSIONS, {"commonAnnotations": {"a": "b"}}])
+def test_autoscalers_are_valid(values, version):
+    objects = render(merge(HPA, values)) + of_kind(render(merge(KEDA, values)), "ScaledObject")
+    found = of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject")
+    assert len(found) == 2
+    assert [fault for each in found for fault in faults(each, version)] == []
+    assert dangling(objects, ("rope-keys", "rope-session-key")) == []
 
 
 def test_by_default_no_autoscaler_is_there():
