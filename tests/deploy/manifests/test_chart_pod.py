@@ -3,7 +3,7 @@
 import pytest
 
 from tests.deploy.manifests.pods import container, pod, variables, workload
-from tests.deploy.manifests.render import merge, of_kind, profile, profiles, render
+from tests.deploy.manifests.render import chart, merge, of_kind, profile, profiles, render
 
 TLS = {"tls": {"enabled": True, "existingSecret": "rope-tls"}}
 MUTUAL = {"tls": TLS["tls"] | {"clientCa": {"enabled": True}}}
@@ -125,6 +125,15 @@ def test_other_variables_come_after_those_of_the_chart():
     }
     assert container(values)["env"][-2:] == values["env"]
     assert container(values)["envFrom"] == values["envFrom"]
+
+
+@pytest.mark.parametrize("values", [*map(profile, profiles()), MUTUAL])
+def test_the_chart_sets_variables_that_the_service_knows(values):
+    """An unknown ROPE_ variable stops the start; tests/deploy/test_chart_files.py compares both."""
+    known = chart().schema["definitions"]["settings"]["properties"]
+    names = {name for name in variables(values) if name.startswith("ROPE_")}
+    assert names >= {"ROPE_DEVICE", "ROPE_SESSIONS", "ROPE_DRAIN_S"}
+    assert names <= known.keys()
 
 
 def test_no_variable_is_set_twice():
@@ -312,6 +321,18 @@ def test_the_image(image, reference):
 def test_an_update_with_and_without_a_spare_gpu(surge, expected):
     values = {"updateStrategy": {"surge": surge}}
     assert workload(values)["spec"]["strategy"]["rollingUpdate"] == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "deadline_s"),
+    [
+        ({}, 720),
+        ({"probes": {"startup": {"failureThreshold": 300}}, "minReadySeconds": 5}, 1205),
+        ({"progressDeadlineSeconds": 99}, 99),
+    ],
+)
+def test_an_update_does_not_fail_while_a_pod_may_still_start(values, deadline_s):
+    assert workload(values)["spec"]["progressDeadlineSeconds"] == deadline_s
 
 
 def test_labels_select_the_pods_and_do_not_change_with_the_chart():
