@@ -23,16 +23,20 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
+from packaging.utils import canonicalize_name
 
+from tests.deploy.locks import locks
 from tests.deploy.packages import ABSENT, outdated, unknown_licences
 from tests.free_ports import free_port
 from tests.waiting import wait_until
+from tools.image_labels import build_arguments
 
 ROOT = Path(__file__).parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
 IMAGE = "rope-service:dev"
 BUILD_ARGUMENTS = {
-    "TORCH_SPEC": "torch==2.13.0 triton==3.7.1",  # torch for CPUs does not depend on Triton
+    # not by the lock, which has torch for CUDA; torch for CPUs does not depend on Triton
+    "TORCH_SPEC": "torch==2.13.0 triton==3.7.1",
     "KERNEL_TARGETS": "90",
     "KERNEL_SHAPES": "32x8x128",
 }
@@ -41,6 +45,8 @@ RESTRICTIONS = (
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--memory", "4g", "--pids-limit", "256"),
 )
+CHOSEN = {"torch", "triton"}
+"""Packages of `TORCH_SPEC`."""
 DRAIN_DELAY_S = 1.0
 WHEELS_PORT = 18_765  # fixed, since the address is part of the key of the build cache
 DRIVER_FOLDER = "/usr/local/nvidia/lib64"
@@ -84,6 +90,7 @@ def main() -> None:
     _build()
     num_bytes = int(_docker("image", "inspect", "--format", "{{.Size}}", IMAGE))
     _print(f"built in {time.monotonic() - start:.0f} s: {num_bytes / 1e9:.2f} GB")
+    _check_labels()
     _check_packages()
     _check_kernels()
     with _container(ROPE_DRAIN_DELAY_S=str(DRAIN_DELAY_S), ROPE_MAX_CALL_S="60") as (name, port):
@@ -103,7 +110,7 @@ def _engine_error() -> str | None:
 
 def _build() -> None:
     with _local_wheels() as wheels:
-        arguments = BUILD_ARGUMENTS | wheels
+        arguments = BUILD_ARGUMENTS | build_arguments() | wheels
         build_args = [
             part for name in arguments for part in ("--build-arg", f"{name}={arguments[name]}")
         ]
@@ -160,8 +167,20 @@ def _container(**variables: str) -> Iterator[tuple[str, int]]:
         _docker("rm", "--force", name)
 
 
+def _check_labels() -> None:
+    labels = json.loads(_docker("image", "inspect", "--format", "{{json .Config.Labels}}", IMAGE))
+    for argument, value in build_arguments().items():
+        label = {"BASE_DIGEST": "base.digest"}.get(argument, argument.lower())
+        actual = labels[f"org.opencontainers.image.{label}"]
+        _check(actual == value, f"the label {label} is {value}: {actual}")
+    _print(f"labels: {labels}")
+
+
 def _check_packages() -> None:
-    """Check versions and licences of what the image says it contains, and that it says all."""
+    """Check versions and licences of what the image says it contains, and that it says all.
+
+    All packages have the versions of the locks, also where torch is another build.
+    """
     entrypoint = "run", "--rm", "--entrypoint", "python", IMAGE, "-c"
     sbom = json.loads(_docker(*entrypoint, "print(open('/opt/rope/sbom.cdx.json').read())"))
     versions = {part["name"].lower(): part["version"] for part in sbom["components"]}
@@ -170,7 +189,11 @@ def _check_packages() -> None:
     assert not outdated(versions), outdated(versions)
     assert not ABSENT & versions.keys(), ABSENT & versions.keys()
     assert not unknown_licences(sbom["components"]), unknown_licences(sbom["components"])
-    _print(f"{len(versions)} packages, none outdated, all with known licences")
+    locked = locks()["torch"] | locks()["service"]
+    others = {name: version for name, version in versions.items() if name not in CHOSEN}
+    differ = {n: v for n, v in others.items() if locked[canonicalize_name(n)].version != v}
+    assert not differ, differ
+    _print(f"{len(versions)} packages as locked, none outdated, all with known licences")
 
 
 def _check_kernels() -> None:
