@@ -1,0 +1,281 @@
+"""The pod of the chart: health, stop, settings, devices, security, volumes."""
+
+import pytest
+
+from tests.deploy.manifests.pods import container, pod, variables, workload
+from tests.deploy.manifests.render import of_kind, render
+
+TLS = {"tls": {"enabled": True, "existingSecret": "rope-tls"}}
+MUTUAL = {"tls": TLS["tls"] | {"clientCa": {"enabled": True}}}
+NO_STATUS_PORT = {"ports": {"status": 0}}
+
+
+def _probes(values):
+    rendered = container(values)
+    return [rendered[f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
+
+
+@pytest.mark.parametrize(
+    ("values", "ready", "live"),
+    [
+        ({}, "status HTTP", "status HTTP"),
+        (TLS, "status HTTP", "status HTTP"),
+        (MUTUAL, "status HTTP", "status HTTP"),
+        ({"probes": {"handler": "http"}}, "http HTTP", "http HTTP"),
+        ({"probes": {"handler": "http"}} | NO_STATUS_PORT, "http HTTP", "http HTTP"),
+        ({"probes": {"handler": "http"}} | TLS, "http HTTPS", "http HTTPS"),
+        ({"probes": {"handler": "grpc"}}, "grpc 8001", "status HTTP"),
+        ({"probes": {"handler": "grpc"}} | NO_STATUS_PORT, "grpc 8001", "http HTTP"),
+    ],
+)
+def test_probes_ask_a_port_that_answers_them(values, ready, live):
+    startup, readiness, liveness = _probes(values)
+    for probe, expected, path in (
+        (startup, ready, "/readyz"),
+        (readiness, ready, "/readyz"),
+        (liveness, live, "/healthz"),
+    ):
+        if "grpc" in probe:
+            assert f"grpc {probe['grpc']['port']}" == expected
+        else:
+            get = probe["httpGet"]
+            assert (f"{get['port']} {get['scheme']}", get["path"]) == (expected, path)
+
+
+def test_a_start_may_take_two_minutes_and_a_drain_is_seen_before_the_listener_closes():
+    startup, readiness, _ = _probes({})
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 120
+    unseen_s = readiness["periodSeconds"] * readiness["failureThreshold"]
+    assert unseen_s < float(variables()["ROPE_DRAIN_DELAY_S"])
+
+
+@pytest.mark.parametrize(
+    ("drain", "grace_s"),
+    [
+        ({}, 40),
+        ({"delaySeconds": 15}, 50),
+        ({"seconds": 2.5, "delaySeconds": 0, "marginSeconds": 1}, 4),
+        ({"gracePeriodSeconds": 300}, 300),
+    ],
+)
+def test_the_grace_period_follows_from_the_drain(drain, grace_s):
+    values = {"drain": drain}
+    assert pod(values)["terminationGracePeriodSeconds"] == grace_s
+    env = variables(values)
+    assert float(env["ROPE_DRAIN_DELAY_S"]) == drain.get("delaySeconds", 5)
+    assert float(env["ROPE_DRAIN_S"]) == drain.get("seconds", 20)
+
+
+def test_settings_are_written_as_the_service_reads_them():
+    env = variables(
+        {
+            "settings": {
+                "ROPE_MEMORY_BUDGET_BYTES": 60_000_000_000,
+                "ROPE_MAX_QUEUE_S": 0.25,
+                "ROPE_PAGE": False,
+                "ROPE_LOG_LEVEL": "debug",
+                "ROPE_HTTP_HOST": "::",
+            }
+        }
+    )
+    assert env["ROPE_MEMORY_BUDGET_BYTES"] == "60000000000"
+    assert env["ROPE_MAX_QUEUE_S"] == "0.25"
+    assert env["ROPE_PAGE"] == "false"
+    assert env["ROPE_LOG_LEVEL"] == "debug"
+    assert env["ROPE_HTTP_HOST"] == "::"
+
+
+@pytest.mark.parametrize(
+    ("resources", "threads"),
+    [
+        ({"requests": {"cpu": "4"}}, "4"),
+        ({"requests": {"cpu": "1500m"}}, "1"),
+        ({"requests": {"cpu": "250m"}}, "1"),
+        ({"requests": {"cpu": 3}}, "3"),
+        ({"requests": {"cpu": "4"}, "limits": {"cpu": "4"}}, None),
+        ({"requests": {"cpu": None}}, None),
+    ],
+)
+def test_without_a_limit_of_cpus_the_request_decides_the_threads(resources, threads):
+    assert variables({"resources": resources}).get("ROPE_THREADS") == threads
+    chosen = {"resources": resources, "settings": {"ROPE_THREADS": 9}}
+    assert variables(chosen)["ROPE_THREADS"] == "9"
+
+
+def test_other_variables_come_after_those_of_the_chart():
+    from_pod = {"name": "ROPE_THREADS", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    values = {
+        "env": [{"name": "OTHER", "value": "1"}, from_pod],
+        "resources": {"limits": {"cpu": "2"}},
+        "envFrom": [{"secretRef": {"name": "more"}}],
+    }
+    assert container(values)["env"][-2:] == values["env"]
+    assert container(values)["envFrom"] == values["envFrom"]
+
+
+def test_no_variable_is_set_twice():
+    for values in ({}, TLS, {"settings": {"ROPE_HTTP_HOST": "::", "ROPE_THREADS": 3}}):
+        names = [each["name"] for each in container(values)["env"]]
+        assert len(names) == len(set(names))
+
+
+def test_a_cpu_pod_takes_no_gpu():
+    assert variables()["ROPE_DEVICE"] == "cpu"
+    assert "nvidia" not in str(workload())
+
+
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/mig-1g.10gb"])
+def test_a_gpu_pod_takes_one(resource):
+    values = {"device": "gpu", "gpu": {"resource": resource}, "replicaCount": 4}
+    assert container(values)["resources"] == {
+        "requests": {"cpu": "2", "memory": "4Gi", resource: 1},
+        "limits": {"memory": "4Gi", resource: 1},
+    }
+    assert variables(values)["ROPE_DEVICE"] == "cuda"
+    assert "ROPE_THREADS" not in variables(values)
+    assert workload(values)["spec"]["replicas"] == 4
+    assert [each["key"] for each in pod(values)["tolerations"]] == ["nvidia.com/gpu"]
+
+
+def test_a_gpu_may_be_claimed():
+    values = {"device": "gpu", "gpu": {"resource": "", "resourceClaimTemplate": "one-gpu"}}
+    [claim] = pod(values)["resourceClaims"]
+    assert claim == {"name": "gpu", "resourceClaimTemplateName": "one-gpu"}
+    assert container(values)["resources"]["claims"] == [{"name": "gpu"}]
+
+
+def test_the_pod_is_locked_down():
+    values = {"podSecurityContext": {"runAsUser": 12345}}
+    assert pod(values)["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 12345,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert "runAsUser" not in pod()["securityContext"]
+    assert container()["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod()["automountServiceAccountToken"] is False
+    assert pod()["enableServiceLinks"] is False
+
+
+def test_secrets_are_folders_that_any_user_reads():
+    values = {
+        "keys": {"enabled": True, "existingSecret": "rope-keys", "secretKey": "k"},
+        "tls": MUTUAL["tls"],
+    }
+    mounts = {each["name"]: each for each in container(values)["volumeMounts"]}
+    volumes = {each["name"]: each for each in pod(values)["volumes"]}
+    env = variables(values)
+    for variable, volume, file, key in (
+        ("ROPE_KEYS_FILE", "keys", "keys.toml", "k"),
+        ("ROPE_TLS_CERT_FILE", "tls", "tls.crt", "tls.crt"),
+        ("ROPE_TLS_KEY_FILE", "tls", "tls.key", "tls.key"),
+        ("ROPE_TLS_CLIENT_CA_FILE", "client-ca", "ca.crt", "ca.crt"),
+    ):
+        assert env[variable] == f"{mounts[volume]['mountPath']}/{file}"
+        assert "subPath" not in mounts[volume]
+        secret = volumes[volume]["secret"]
+        assert {"key": key, "path": file} in secret["items"]
+        assert secret["defaultMode"] == 0o444
+    assert volumes["keys"]["secret"]["secretName"] == "rope-keys"
+    assert volumes["client-ca"]["secret"]["secretName"] == "rope-tls"
+    assert of_kind(render(values), "Secret") == []
+
+
+def test_secrets_are_made_of_values():
+    values = {
+        "keys": {"enabled": True, "content": "[a]\n"},
+        "tls": {
+            "enabled": True,
+            "certificate": "C",
+            "privateKey": "K",
+            "clientCa": {"enabled": True, "certificate": "A"},
+        },
+    }
+    keys, tls = of_kind(render(values), "Secret")
+    assert keys["data"] == {"keys.toml": "W2FdCg=="}
+    assert tls["type"] == "kubernetes.io/tls"
+    assert tls["data"] == {"tls.crt": "Qw==", "tls.key": "Sw==", "ca.crt": "QQ=="}
+    volumes = {each["name"]: each for each in pod(values)["volumes"]}
+    assert volumes["keys"]["secret"]["secretName"] == keys["metadata"]["name"]
+    assert volumes["tls"]["secret"]["secretName"] == tls["metadata"]["name"]
+    assert volumes["client-ca"]["secret"]["secretName"] == tls["metadata"]["name"]
+
+
+def test_memory_volumes():
+    values = {"shm": {"enabled": True, "sizeLimit": "2Gi"}, "tmp": {"sizeLimit": "1Gi"}}
+    volumes = {each["name"]: each.get("emptyDir") for each in pod(values)["volumes"]}
+    assert volumes["tmp"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+    assert volumes["shm"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+    mounts = {each["name"]: each["mountPath"] for each in container(values)["volumeMounts"]}
+    assert mounts == {"tmp": "/tmp", "shm": "/dev/shm"}
+    assert [each["name"] for each in pod()["volumes"]] == ["tmp"]
+
+
+def test_scheduling_and_more_parts_of_the_pod():
+    values = {
+        "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H200"},
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "runtimeClassName": "nvidia",
+        "priorityClassName": "high",
+        "schedulerName": "mine",
+        "imagePullSecrets": [{"name": "registry"}],
+        "volumes": [{"name": "presets", "configMap": {"name": "presets"}}],
+        "volumeMounts": [{"name": "presets", "mountPath": "/presets"}],
+        "initContainers": [{"name": "first", "image": "{{ .Values.image.repository }}:x"}],
+        "sidecars": [{"name": "beside", "image": "b"}],
+        "podAnnotations": {"a": "1"},
+        "podLabels": {"team": "x"},
+    }
+    rendered = pod(values)
+    for name in ("nodeSelector", "tolerations", "affinity", "imagePullSecrets"):
+        assert rendered[name] == values[name]
+    for name in ("runtimeClassName", "priorityClassName", "schedulerName"):
+        assert rendered[name] == values[name]
+    assert rendered["volumes"][-1] == values["volumes"][0]
+    assert rendered["containers"][0]["volumeMounts"][-1] == values["volumeMounts"][0]
+    assert rendered["initContainers"] == [{"name": "first", "image": "rope-service:x"}]
+    assert [each["name"] for each in rendered["containers"]] == ["rope-service", "beside"]
+    metadata = workload(values)["spec"]["template"]["metadata"]
+    assert metadata["annotations"] == {"a": "1"}
+    assert metadata["labels"]["team"] == "x"
+
+
+def test_pods_are_spread_over_nodes_by_their_own_labels():
+    [spread] = pod()["topologySpreadConstraints"]
+    labels = workload()["spec"]["template"]["metadata"]["labels"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert spread["matchLabelKeys"] == ["pod-template-hash"]
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        ({}, "rope-service:0.1.0"),
+        ({"repository": "registry.example.com/rope", "tag": "v2"}, "registry.example.com/rope:v2"),
+        ({"tag": "v2", "digest": "sha256:" + "0" * 64}, "rope-service@sha256:" + "0" * 64),
+    ],
+)
+def test_the_image(image, reference):
+    assert container({"image": image})["image"] == reference
+
+
+@pytest.mark.parametrize(
+    ("surge", "expected"),
+    [(True, {"maxSurge": 1, "maxUnavailable": 0}), (False, {"maxSurge": 0, "maxUnavailable": 1})],
+)
+def test_an_update_with_and_without_a_spare_gpu(surge, expected):
+    values = {"updateStrategy": {"surge": surge}}
+    assert workload(values)["spec"]["strategy"]["rollingUpdate"] == expected
+
+
+def test_labels_select_the_pods_and_do_not_change_with_the_chart():
+    spec = workload()["spec"]
+    labels = spec["template"]["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"] == labels
+    assert "helm.sh/chart" not in labels
