@@ -124,6 +124,9 @@ image:  ## build the container image; for a release set SOURCE and BASE_DIGEST, 
 image-test: $(READY)  ## build, run and stop the image; skipped without a Docker engine
 	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.image
 
+pod-test: $(READY)  ## run the pod of the chart in Podman with the image; skipped without root, Podman or the image
+	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.pod
+
 LOCK := .venv-lock
 # UPGRADE=--upgrade also changes the versions that constraints.txt does not name
 lock:  ## write the locks in deploy/requirements by constraints.txt; needs no download of packages

@@ -50,8 +50,8 @@ RESTRICTIONS = (
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--memory", "4g", "--pids-limit", "256"),
 )
-CHOSEN = {"torch", "triton"}
-"""Packages of `TORCH_SPEC`."""
+UNLOCKED = {"torch", "triton", "rope-service"}
+"""Packages of `TORCH_SPEC`, and the service itself."""
 DRAIN_DELAY_S = 1.0
 WHEELS_PORT = 18_765  # fixed, since the address is part of the key of the build cache
 DRIVER_FOLDER = "/usr/local/nvidia/lib64"
@@ -196,7 +196,7 @@ def _check_packages() -> None:
     assert not ABSENT & versions.keys(), ABSENT & versions.keys()
     assert not unknown_licences(sbom["components"]), unknown_licences(sbom["components"])
     locked = locks()["torch"] | locks()["service"]
-    others = {name: version for name, version in versions.items() if name not in CHOSEN}
+    others = {name: version for name, version in versions.items() if name not in UNLOCKED}
     differ = {n: v for n, v in others.items() if locked[canonicalize_name(n)].version != v}
     assert not differ, differ
     print_line(f"{len(versions)} packages as locked, none outdated, all with known licences")

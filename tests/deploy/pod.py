@@ -1,0 +1,188 @@
+"""Run the pod that the chart renders, probe it, and stop it during a request: `make pod-test`.
+
+Needs root, Podman with runc, the image rope-service:dev in a Docker engine (`make image-test`), and
+the environment .venv-deploy with Helm's engine; without one of them, it prints SKIPPED. Arguments
+are names of the chart's profiles. `POD_STORAGE` names a folder that keeps the image for later runs.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.deploy import pod_manifest
+from tests.deploy.pod_manifest import Probe
+from tests.deploy.podman import Podman, tmpfs
+from tests.deploy.traffic import (
+    attend,
+    check,
+    check_rotate,
+    metric,
+    print_line,
+    tokens_for,
+    wait,
+)
+from tests.free_ports import free_ports
+from tests.waiting import wait_until
+
+DOCKER = os.environ.get("DOCKER", "docker")
+PYTHON = os.environ.get("DEPLOY_PYTHON", ".venv-deploy/bin/python")
+IMAGE = "rope-service:dev"
+PROFILES = ("minimal", "cpu")
+SLOW_REQUEST_S = 9.0
+"""Time of the request in flight at the stop: longer than the delay of the drain."""
+
+
+def main() -> None:
+    """Run the pod of each profile."""
+    reason = skip_reason()
+    if reason:
+        print_line(f"pod test SKIPPED: {reason}")
+        return
+    kept = os.environ.get("POD_STORAGE")
+    podman = Podman(Path(kept or tempfile.mkdtemp(prefix="rope-pod-")).resolve())
+    try:
+        start = time.monotonic()
+        podman.load(DOCKER, IMAGE)
+        print_line(f"the image is in Podman's storage after {time.monotonic() - start:.0f} s")
+        for profile in sys.argv[1:] or PROFILES:
+            _test(podman, profile)
+    finally:
+        if not kept:
+            podman.remove()
+    print_line("pod test passed")
+
+
+def skip_reason() -> str | None:
+    """Return what this machine lacks."""
+    commands = {
+        "Podman": ["podman", "--version"],
+        "runc": ["runc", "--version"],
+        f"the image {IMAGE}": [DOCKER, "image", "inspect", IMAGE],
+        "Helm's engine (make test-deploy installs it)": [PYTHON, "-c", "import helm_python"],
+    }
+    for name, command in commands.items():
+        if shutil.which(command[0]) is None:
+            return f"there is no {command[0]} for {name}"
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            return f"{name} is missing"
+    return None if os.geteuid() == 0 else "it mounts a tmpfs, which only root may"
+
+
+def _test(podman: Podman, profile: str) -> None:
+    uid = secrets.choice(range(1_000_000_000, 1_001_000_000))  # as OpenShift does
+    http, grpc, status = free_ports(3)
+    values = {
+        "image.repository": f"localhost/{IMAGE.partition(':')[0]}",
+        "image.tag": IMAGE.partition(":")[2],
+        "podSecurityContext.runAsUser": uid,
+        "podSecurityContext.runAsGroup": 0,
+        "ports.http": http,
+        "ports.grpc": grpc,
+        "ports.status": status,
+        "settings.ROPE_MAX_CALL_S": 60,
+    }
+    objects = pod_manifest.render(PYTHON, profile, values)
+    owner = pod_manifest.workload(objects)
+    spec = owner["spec"]["template"]["spec"]
+    with tmpfs(podman.folder / "tmp", pod_manifest.tmp_bytes(spec)) as tmp:
+        pod = pod_manifest.runnable(owner, tmp)
+        others = [each for each in objects if each["kind"] in ("Secret", "ConfigMap")]
+        manifest = podman.folder / f"{profile}.yaml"
+        manifest.write_text(yaml.safe_dump_all([*others, pod]))
+        with podman.playing(manifest, pod["metadata"]["name"]) as container:
+            print_line(f"profile {profile}: {owner['kind']} {owner['metadata']['name']}")
+            try:
+                _check(podman, container, spec, uid, http)
+            except BaseException:
+                print_line(podman.run("logs", container))
+                raise
+
+
+def _check(podman: Podman, container: str, spec: dict[str, Any], uid: int, port: int) -> None:
+    probes = pod_manifest.probes(spec)
+    _check_start(probes["startup"])
+    check(probes["readiness"].succeeds(), "the pod is ready after its startup probe")
+    check(probes["liveness"].succeeds(), "the pod is alive")
+    _check_restrictions(podman, container, spec, uid)
+    check_rotate(port)
+    _check_stop(podman, container, spec, probes, port)
+
+
+def _check_start(probe: Probe) -> None:
+    start = time.monotonic()
+    try:
+        wait_until(probe.succeeds, probe.period_s * probe.failures, probe.period_s)
+    except TimeoutError:
+        check(False, "the startup probe succeeds before the pod would be restarted")
+    print_line(f"startup probe succeeds after {time.monotonic() - start:.0f} s")
+
+
+def _check_restrictions(podman: Podman, container: str, spec: dict[str, Any], uid: int) -> None:
+    state = podman.state(container)
+    status = Path(f"/proc/{state['State']['Pid']}/status").read_text()
+    facts = dict(line.split(":\t", 1) for line in status.splitlines())
+    shown = {key: facts[key] for key in ("Uid", "Gid", "CapEff", "NoNewPrivs", "Seccomp")}
+    check(facts["Uid"].split() == [str(uid)] * 4, f"the process has the given uid: {shown}")
+    check(int(facts["CapEff"], 16) == 0, f"the process has no capabilities: {shown}")
+    check(facts["NoNewPrivs"] == "1", f"the process cannot gain privileges: {shown}")
+    check(facts["Seccomp"] == "2", f"system calls are filtered: {shown}")
+    check(state["HostConfig"]["ReadonlyRootfs"], "the root file system is read-only")
+    (limit,) = [c["resources"]["limits"]["memory"] for c in spec["containers"]]
+    limit_bytes = state["HostConfig"]["Memory"]
+    check(limit_bytes == int(limit.removesuffix("Gi")) << 30, f"memory: {limit_bytes}, {limit}")
+    # the root, and a file in /tmp that is too large for it
+    script = (
+        "import os, shutil\n"
+        "for path in ('/opt/rope/x', '/etc/x'):\n"
+        "    try: open(path, 'w')\n"
+        "    except OSError as error: print(error.errno, end=' ')\n"
+        "print(shutil.disk_usage('/tmp').total)\n"
+    )
+    *errors, total = podman.run("exec", container, "python", "-c", script).split()
+    check(errors == ["30", "30"], f"files cannot be written (EROFS is 30): {errors}")
+    check(int(total) == 64 << 20, f"/tmp has 64 MiB: {total}")
+    print_line(f"restrictions: {shown}, root read-only, memory {limit}, /tmp {total} bytes")
+
+
+def _check_stop(
+    podman: Podman, container: str, spec: dict[str, Any], probes: dict[str, Probe], port: int
+) -> None:
+    """Stop the pod as a kubelet does, while a request is computed."""
+    grace_s = spec["terminationGracePeriodSeconds"]
+    num_tokens = tokens_for(port, SLOW_REQUEST_S)
+    pod = container.removesuffix("-rope-service")
+    with ThreadPoolExecutor(2) as threads:
+        request_start = time.monotonic()
+        slow = threads.submit(attend, port, num_tokens)
+        status_port = probes["readiness"].port
+        wait("a request is admitted", lambda: metric(status_port, "rope_admitted_bytes") > 0)
+        stop_start = time.monotonic()
+        stop = threads.submit(podman.run, "pod", "stop", "--time", str(grace_s), pod)
+        wait("the readiness probe fails", lambda: not probes["readiness"].succeeds())
+        unready_s = time.monotonic() - stop_start
+        check(probes["liveness"].succeeds(), "a draining pod is alive")
+        response_s = request_start + slow.result() - stop_start
+        stop.result()
+    stopped_s = time.monotonic() - stop_start
+    state = podman.state(container)["State"]
+    check(response_s > 0, f"the response comes after the stop began: {response_s:.1f} s")
+    check(state["ExitCode"] == 0, f"exit code 0, all accepted requests were answered: {state}")
+    check(not state["OOMKilled"], "the memory of the pod suffices")
+    print_line(
+        f"stop with attention over {num_tokens} tokens in flight: not ready after {unready_s:.1f} s, correct "
+        f" response after {response_s:.1f} s, exit after {stopped_s:.1f} s of {grace_s} s, "
+        f"exit code {state['ExitCode']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
