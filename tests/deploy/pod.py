@@ -178,9 +178,9 @@ def _check_stop(
     check(state["ExitCode"] == 0, f"exit code 0, all accepted requests were answered: {state}")
     check(not state["OOMKilled"], "the memory of the pod suffices")
     print_line(
-        f"stop with attention over {num_tokens} tokens in flight: not ready after {unready_s:.1f} s, correct "
-        f" response after {response_s:.1f} s, exit after {stopped_s:.1f} s of {grace_s} s, "
-        f"exit code {state['ExitCode']}"
+        f"stop with attention over {num_tokens} tokens in flight: not ready after "
+        f"{unready_s:.1f} s, correct response after {response_s:.1f} s, "
+        f"exit after {stopped_s:.1f} s of {grace_s} s, exit code {state['ExitCode']}"
     )
 
 
