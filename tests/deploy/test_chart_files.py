@@ -36,7 +36,7 @@ def test_a_value_without_a_comment_is_found(tmp_path, monkeypatch):
     file = tmp_path / "values.yaml"
     file.write_text("# -- A\na:\n  b: 1\nc: 2\n")
     monkeypatch.setattr("tools.chart.values.VALUES", file)
-    with pytest.raises(ValueError, match="for c$"):
+    with pytest.raises(ValueError, match=r"for c$"):
         read_values()
 
 

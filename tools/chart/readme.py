@@ -10,17 +10,21 @@ HEAD = """# Helm chart rope-service
 
 Made by `python -m tools.chart` from `values.yaml` and `profiles/`.
 
-    helm install rope deploy/helm/rope-service -f deploy/helm/rope-service/profiles/cpu.yaml \\
+    helm upgrade --install rope-service deploy/helm/rope-service --namespace rope --create-namespace \\
+        --values deploy/helm/rope-service/profiles/cpu.yaml \\
         --set image.repository=registry.example.com/rope-service --set image.tag=0.1.0
 
-`helm install` prints how to call the service. The chart needs Kubernetes 1.27 or newer, and Helm 3
-or 4. A value that the chart does not know is refused with its name; values that cannot work
-together are refused with a sentence. `docs/deploy/kubernetes.md` is the guide, and `docs/deploy.md`
-says how the service behaves.
+Helm then prints how to call the service, and `helm test rope-service --namespace rope` calls it.
+The chart needs Kubernetes 1.27 or newer, and Helm 3 or 4. A value that the chart does not know is
+refused with its name; values that cannot work together are refused with a sentence.
+`docs/deploy/kubernetes.md` is the guide, and `docs/deploy.md` says how the service behaves.
+
+Sessions turned on or off replace the Deployment by a StatefulSet, or the reverse: requests are
+refused until the new pods are ready. With sessions, each update ends those of the pods it replaces.
 
 ## Profiles
 
-Files of values to start from; give several with `-f`, later ones win.
+Files of values to start from; give several with `--values`, later ones win.
 
 | file | |
 |---|---|

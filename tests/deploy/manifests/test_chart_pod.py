@@ -85,6 +85,20 @@ def test_settings_are_written_as_the_service_reads_them():
     assert env["ROPE_HTTP_HOST"] == "::"
 
 
+def test_a_check_of_host_lets_the_cluster_in():
+    """Prometheus calls a pod by its address, clients a Service by its name."""
+    sessions = {"enabled": True, "open": True, "signingKey": {"existingSecret": "key"}}
+    values = {"settings": {"ROPE_ALLOWED_HOSTS": "rope.example.com"}, "sessions": sessions}
+    names = [each["name"] for each in container(values)["env"]]
+    assert names.index("POD_IP") < names.index("ROPE_ALLOWED_HOSTS")
+    hosts = variables(values)["ROPE_ALLOWED_HOSTS"].split(",")
+    assert hosts[:2] == ["rope.example.com", "$(POD_IP)"]
+    assert "rope-rope-service.rope.svc" in hosts
+    assert "$(POD_NAME).rope-rope-service-headless.rope.svc.cluster.local" in hosts
+    assert variables(values)["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    assert not {"POD_IP", "ROPE_ALLOWED_HOSTS"} & set(variables())
+
+
 @pytest.mark.parametrize(
     ("resources", "threads"),
     [

@@ -58,10 +58,44 @@ ROPE_SESSIONS: "off"
 {{- range $name, $value := .Values.settings }}
 {{ $name }}: {{ include "rope-service.text" $value | quote }}
 {{- end }}
+{{- with .Values.settings.ROPE_ALLOWED_HOSTS }}
+ROPE_ALLOWED_HOSTS: {{ printf "%s,%s" . (include "rope-service.ownHosts" $) | quote }}
+{{- end }}
+{{- end }}
+
+{{/*
+Names by which the cluster calls a pod, for the check of Host: those of Services, of the pod below
+the headless Service, and its address, which Prometheus uses. An IPv6 address would need brackets.
+*/}}
+{{- define "rope-service.ownHosts" -}}
+{{- $hosts := ternary (list) (list "$(POD_IP)") (eq (.Values.settings.ROPE_HTTP_HOST | default "") "::") }}
+{{- $names := list (include "rope-service.fullname" .) }}
+{{- if include "rope-service.headless" . }}
+{{- $headless := include "rope-service.headlessName" . }}
+{{- $names = concat $names (list $headless (printf "$(POD_NAME).%s" $headless)) }}
+{{- end }}
+{{- if include "rope-service.routed" . }}
+{{- $names = append $names (include "rope-service.routerName" .) }}
+{{- end }}
+{{- range $names }}
+{{- $name := printf "%s.%s" . $.Release.Namespace }}
+{{- $hosts = concat $hosts (list $name (printf "%s.svc" $name) (printf "%s.svc.%s" $name $.Values.clusterDomain)) }}
+{{- end }}
+{{- join "," $hosts }}
 {{- end }}
 
 {{/* The list env: of the container. */}}
 {{- define "rope-service.env" -}}
+{{- if .Values.settings.ROPE_ALLOWED_HOSTS }}
+- name: POD_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+{{- end }}
 {{- range $name, $value := include "rope-service.variables" . | fromYaml }}
 - name: {{ $name }}
   value: {{ $value | quote }}
