@@ -5,6 +5,7 @@ the environment .venv-deploy with Helm's engine; without one of them, it prints 
 are names of the chart's profiles. `POD_STORAGE` names a folder that keeps the image for later runs.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -13,6 +14,8 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,14 @@ import yaml
 
 from tests.deploy import pod_manifest
 from tests.deploy.pod_manifest import Probe
+from tests.deploy.pod_secrets import PodSecrets
 from tests.deploy.podman import Podman, tmpfs
 from tests.deploy.traffic import (
     attend,
     check,
     check_rotate,
     metric,
+    post,
     print_line,
     tokens_for,
     wait,
@@ -36,9 +41,18 @@ from tests.waiting import wait_until
 DOCKER = os.environ.get("DOCKER", "docker")
 PYTHON = os.environ.get("DEPLOY_PYTHON", ".venv-deploy/bin/python")
 IMAGE = "rope-service:dev"
-PROFILES = ("minimal", "cpu")
-SLOW_REQUEST_S = 9.0
+PROFILES = ("minimal", "cpu", "sessions")
+SLOW_REQUEST_S = 14.0
 """Time of the request in flight at the stop: longer than the delay of the drain."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """What a client of the pod knows."""
+
+    port: int
+    headers: dict[str, str]
+    session: str | None
 
 
 def main() -> None:
@@ -90,31 +104,71 @@ def _test(podman: Podman, profile: str) -> None:
         "ports.status": status,
         "settings.ROPE_MAX_CALL_S": 60,
     }
+    if profile == "sessions":
+        values["sessions.kvBytes"] = "256Mi"
     objects = pod_manifest.render(PYTHON, profile, values)
     owner = pod_manifest.workload(objects)
     spec = owner["spec"]["template"]["spec"]
     with tmpfs(podman.folder / "tmp", pod_manifest.tmp_bytes(spec)) as tmp:
-        pod = pod_manifest.runnable(owner, tmp)
-        others = [each for each in objects if each["kind"] in ("Secret", "ConfigMap")]
+        own = PodSecrets()
+        folder = own.write(podman.folder / "secrets")
+        pod = pod_manifest.runnable(owner, tmp, own.data, folder)
         manifest = podman.folder / f"{profile}.yaml"
-        manifest.write_text(yaml.safe_dump_all([*others, pod]))
+        manifest.write_text(yaml.safe_dump(pod))
         with podman.playing(manifest, pod["metadata"]["name"]) as container:
             print_line(f"profile {profile}: {owner['kind']} {owner['metadata']['name']}")
             try:
-                _check(podman, container, spec, uid, http)
+                _check(podman, container, spec, uid, http, own.headers if _has_keys(spec) else {})
             except BaseException:
                 print_line(podman.run("logs", container))
                 raise
 
 
-def _check(podman: Podman, container: str, spec: dict[str, Any], uid: int, port: int) -> None:
+def _check(
+    podman: Podman,
+    container: str,
+    spec: dict[str, Any],
+    uid: int,
+    port: int,
+    headers: dict[str, str],
+) -> None:
     probes = pod_manifest.probes(spec)
     _check_start(probes["startup"])
     check(probes["readiness"].succeeds(), "the pod is ready after its startup probe")
     check(probes["liveness"].succeeds(), "the pod is alive")
     _check_restrictions(podman, container, spec, uid)
-    check_rotate(port)
-    _check_stop(podman, container, spec, probes, port)
+    if headers:
+        check(_rotates_without_key(port) == 401, "a request without a key is refused")
+    check_rotate(port, headers)
+    has_sessions = _variables(spec).get("ROPE_SESSIONS") == "on"
+    session = _create_session(port, headers, container) if has_sessions else None
+    _check_stop(podman, container, spec, probes, Client(port, headers, session))
+
+
+def _variables(spec: dict[str, Any]) -> dict[str, str | None]:
+    return {each["name"]: each.get("value") for each in spec["containers"][0]["env"]}
+
+
+def _has_keys(spec: dict[str, Any]) -> bool:
+    return "ROPE_KEYS_FILE" in _variables(spec)
+
+
+def _rotates_without_key(port: int) -> int:
+    body = b'{"q": [[[[1, 2]]]], "positions": [7], "rope": {"theta": 10000}}'
+    return post(port, "/v1/rotate", "application/json", body)[0]
+
+
+def _create_session(port: int, headers: dict[str, str], container: str) -> str:
+    """Create a session; its id has the name of the pod, by which routers find it."""
+    facts = {"layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 8, "max_tokens": 16}
+    body = json.dumps({**facts, "rope": {"theta": 10_000}}).encode()
+    status, response = post(port, "/v1/sessions", "application/json", body, headers)
+    check(status == 201, f"a session is created: {status} {response[:500]!r}")
+    session = json.loads(response)["id"]
+    owner = session.split(".")[1]
+    check(owner == container.removesuffix("-rope-service"), f"the pod owns the session: {owner}")
+    print_line(f"session of the owner {owner}")
+    return session
 
 
 def _check_start(probe: Probe) -> None:
@@ -153,28 +207,42 @@ def _check_restrictions(podman: Podman, container: str, spec: dict[str, Any], ui
     print_line(f"restrictions: {shown}, root read-only, memory {limit}, /tmp {total} bytes")
 
 
+def _admitted_bytes(port: int, headers: dict[str, str]) -> float:
+    return metric(port, "rope_admitted_bytes", headers)
+
+
+def _may_export(client: Client) -> bool:
+    connection = HTTPConnection("127.0.0.1", client.port, timeout=30)
+    connection.request("GET", f"/v1/sessions/{client.session}", headers=client.headers)
+    return connection.getresponse().headers["X-Session-Export"] == "possible"
+
+
 def _check_stop(
-    podman: Podman, container: str, spec: dict[str, Any], probes: dict[str, Probe], port: int
+    podman: Podman, container: str, spec: dict[str, Any], probes: dict[str, Probe], client: Client
 ) -> None:
     """Stop the pod as a kubelet does, while a request is computed."""
     grace_s = spec["terminationGracePeriodSeconds"]
-    num_tokens = tokens_for(port, SLOW_REQUEST_S)
+    port, headers = client.port, client.headers
+    num_tokens = tokens_for(port, SLOW_REQUEST_S, headers)
     pod = container.removesuffix("-rope-service")
     with ThreadPoolExecutor(2) as threads:
         request_start = time.monotonic()
-        slow = threads.submit(attend, port, num_tokens)
+        slow = threads.submit(attend, port, num_tokens, headers)
         status_port = probes["readiness"].port
-        wait("a request is admitted", lambda: metric(status_port, "rope_admitted_bytes") > 0)
+        wait("a request is admitted", lambda: _admitted_bytes(status_port, headers) > 0)
         stop_start = time.monotonic()
         stop = threads.submit(podman.run, "pod", "stop", "--time", str(grace_s), pod)
         wait("the readiness probe fails", lambda: not probes["readiness"].succeeds())
         unready_s = time.monotonic() - stop_start
         check(probes["liveness"].succeeds(), "a draining pod is alive")
+        if client.session:
+            check(_may_export(client), "a draining pod says that sessions can be exported")
         response_s = request_start + slow.result() - stop_start
         stop.result()
     stopped_s = time.monotonic() - stop_start
     state = podman.state(container)["State"]
-    check(response_s > 0, f"the response comes after the stop began: {response_s:.1f} s")
+    delay_s = float(_variables(spec)["ROPE_DRAIN_DELAY_S"] or 0)
+    check(response_s > delay_s, f"the response comes after the delay: {response_s:.1f} s")
     check(state["ExitCode"] == 0, f"exit code 0, all accepted requests were answered: {state}")
     check(not state["OOMKilled"], "the memory of the pod suffices")
     print_line(

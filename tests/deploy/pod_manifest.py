@@ -32,10 +32,10 @@ class Probe:
 
 
 def render(python: str, profile: str, values: Mapping[str, object]) -> list[dict[str, Any]]:
-    """Return the workload, Secrets and ConfigMaps that the chart makes of a profile."""
+    """Return the workloads that the chart makes of a profile."""
     command = [python, "-m", "tests.deploy.manifests.render", str(PROFILES / f"{profile}.yaml")]
     command += ["--set", ",".join(f"{name}={value}" for name, value in values.items())]
-    for kind in (*WORKLOADS, "Secret", "ConfigMap"):
+    for kind in WORKLOADS:
         command += ["--kind", kind]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [*yaml.safe_load_all(done.stdout)]
@@ -65,27 +65,43 @@ def probes(pod: Mapping[str, Any]) -> dict[str, Probe]:
     return found
 
 
-def runnable(owner: dict[str, Any], tmp: Path) -> dict[str, Any]:
-    """Return a Pod for `podman kube play`, with as few changes as it needs.
+def runnable(
+    owner: dict[str, Any], tmp: Path, secrets: Mapping[str, str], folder: Path
+) -> dict[str, Any]:
+    """Return a Pod for `podman kube play`, with as few changes as Podman 4 needs.
 
-    - The pod uses the network of the machine, since a network of its own needs more than a kernel
-      in a container may have. Podman refuses published ports beside it.
-    - Podman 4 runs `curl` in the container for probes: the test performs them.
-    - Podman 4 makes a folder on the disk of an emptyDir of medium Memory: `tmp` is a tmpfs of its
+    - The pod uses the network of the machine, since a network of its own needs more than root in a
+      container may do. Podman refuses published ports beside it.
+    - Podman runs `curl` in the container for probes: the test performs them.
+    - Podman makes a folder on the disk of an emptyDir of medium Memory: `tmp` is a tmpfs of its
       size.
+    - Podman cannot use one Secret for variables and volumes: `secrets` has the values of variables,
+      and `folder` the same values as files.
     """
     template = owner["spec"]["template"]
-    pod = {**template["spec"], "hostNetwork": True, "volumes": []}
-    pod["containers"] = [
-        {key: value for key, value in container.items() if key != "ports" and "Probe" not in key}
-        for container in pod["containers"]
-    ]
-    for volume in template["spec"].get("volumes", ()):
-        if volume["name"] == "tmp":
-            volume = {"name": "tmp", "hostPath": {"path": str(tmp), "type": "Directory"}}
-        pod["volumes"].append(volume)
+    pod = {**template["spec"], "hostNetwork": True}
+    pod["containers"] = [_container_for(each, secrets) for each in pod["containers"]]
+    pod["volumes"] = [_volume_for(each, tmp, folder) for each in pod.get("volumes", ())]
     metadata = {"name": f"{owner['metadata']['name']}-0", **template.get("metadata", {})}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod}
+
+
+def _container_for(container: dict[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:
+    made = {key: v for key, v in container.items() if key != "ports" and "Probe" not in key}
+    made["env"] = [
+        {"name": each["name"], "value": secrets[each["valueFrom"]["secretKeyRef"]["key"]]}
+        if "secretKeyRef" in each.get("valueFrom", ())
+        else each
+        for each in container.get("env", ())
+    ]
+    return made
+
+
+def _volume_for(volume: dict[str, Any], tmp: Path, folder: Path) -> dict[str, Any]:
+    path = tmp if volume["name"] == "tmp" else folder if "secret" in volume else None
+    if path is None:
+        return volume
+    return {"name": volume["name"], "hostPath": {"path": str(path), "type": "Directory"}}
 
 
 def tmp_bytes(pod: Mapping[str, Any]) -> str:

@@ -69,12 +69,12 @@ class Podman:
 
     @contextmanager
     def playing(self, manifest: Path, pod: str) -> Iterator[str]:
-        """Run the objects of a file; yield the name of the pod's container."""
-        self.run("kube", "play", str(manifest))
+        """Run the pod of a file; yield the name of its container."""
         try:
+            self.run("kube", "play", str(manifest))
             yield f"{pod}-rope-service"
         finally:
-            self.run("pod", "rm", "--force", "--time", "0", pod)
+            self.run("pod", "rm", "--force", "--ignore", "--time", "0", pod)
 
     def state(self, container: str) -> dict[str, Any]:
         """Return what Podman knows of a container."""

@@ -28,6 +28,10 @@ WORKLOAD = {
                             "failureThreshold": 60,
                         },
                         "securityContext": {"readOnlyRootFilesystem": True},
+                        "env": [
+                            {"name": "A", "value": "1"},
+                            {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "b"}}},
+                        ],
                     }
                 ],
                 "volumes": [
@@ -45,7 +49,7 @@ for _name in ("readiness", "liveness"):
 
 def test_the_pod_differs_only_where_podman_needs_it():
     before = copy.deepcopy(WORKLOAD)
-    made = pod_manifest.runnable(WORKLOAD, Path("/mnt"))
+    made = pod_manifest.runnable(WORKLOAD, Path("/mnt"), {"b": "2"}, Path("/keys"))
     assert before == WORKLOAD
     assert made["kind"] == "Pod"
     assert made["metadata"] == {"name": "rope-0", "labels": {"app": "rope"}}
@@ -55,10 +59,11 @@ def test_the_pod_differs_only_where_podman_needs_it():
         "hostNetwork": True,
     }
     (container,) = made["spec"]["containers"]
-    assert container == {k: spec["containers"][0][k] for k in ("name", "image", "securityContext")}
+    same = {k: spec["containers"][0][k] for k in ("name", "image", "securityContext")}
+    assert container == same | {"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]}
     assert made["spec"]["volumes"] == [
         {"name": "tmp", "hostPath": {"path": "/mnt", "type": "Directory"}},
-        spec["volumes"][1],
+        {"name": "keys", "hostPath": {"path": "/keys", "type": "Directory"}},
     ]
     assert pod_manifest.tmp_bytes(spec) == "64m"
 
