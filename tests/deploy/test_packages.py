@@ -91,6 +91,10 @@ def test_rope_core_is_described_as_in_the_service():
         assert core[data]["rope_core"] == service[data]["rope_core"]
 
 
+def test_all_distributions_have_one_version():
+    assert {each["project"]["version"] for each in (CORE, CLIENT)} == {__version__}
+
+
 def test_rope_core_lists_its_packages():
     found = [file.parent.relative_to(ROOT) for file in (ROOT / "rope_core").rglob("__init__.py")]
     packages = sorted(".".join(folder.parts) for folder in found if "build" not in folder.parts)
