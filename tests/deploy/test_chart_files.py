@@ -40,6 +40,13 @@ def test_a_value_without_a_comment_is_found(tmp_path, monkeypatch):
         read_values()
 
 
+def test_the_longest_name_of_a_pod_is_the_owner_of_a_session():
+    """The chart cuts names after 52 characters; a StatefulSet adds "-" and a number."""
+    schema = json.loads(SCHEMA.read_text())
+    longest = schema["definitions"]["nameOrEmpty"]["maxLength"]
+    assert Settings(session_owner="a" * longest + "-9999").session_owner.endswith("-9999")
+
+
 def test_the_chart_has_the_version_of_the_service():
     chart = (CHART / "Chart.yaml").read_text()
     assert f'appVersion: "{__version__}"' in chart

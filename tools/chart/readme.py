@@ -10,14 +10,17 @@ HEAD = """# Helm chart rope-service
 
 Made by `python -m tools.chart` from `values.yaml` and `profiles/`.
 
-    helm upgrade --install rope-service deploy/helm/rope-service --namespace rope --create-namespace \\
-        --values deploy/helm/rope-service/profiles/cpu.yaml \\
+    helm upgrade --install rope-service deploy/helm/rope-service --namespace rope \\
+        --create-namespace --values deploy/helm/rope-service/profiles/cpu.yaml \\
         --set image.repository=registry.example.com/rope-service --set image.tag=0.1.0
 
 Helm then prints how to call the service, and `helm test rope-service --namespace rope` calls it.
 The chart needs Kubernetes 1.27 or newer, and Helm 3 or 4. A value that the chart does not know is
 refused with its name; values that cannot work together are refused with a sentence.
 `docs/deploy/kubernetes.md` is the guide, and `docs/deploy.md` says how the service behaves.
+
+`helm upgrade --reset-then-reuse-values` takes over the values of a release. `--reuse-values` alone
+would miss those that a newer chart has added.
 
 Sessions turned on or off replace the Deployment by a StatefulSet, or the reverse: requests are
 refused until the new pods are ready. With sessions, each update ends those of the pods it replaces.

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.deploy.manifests.pods import container, pod, variables, workload
-from tests.deploy.manifests.render import of_kind, render
+from tests.deploy.manifests.render import merge, of_kind, profile, profiles, render
 
 TLS = {"tls": {"enabled": True, "existingSecret": "rope-tls"}}
 MUTUAL = {"tls": TLS["tls"] | {"clientCa": {"enabled": True}}}
@@ -175,6 +175,30 @@ def test_the_pod_is_locked_down():
     assert pod()["enableServiceLinks"] is False
 
 
+@pytest.mark.parametrize("name", profiles())
+def test_every_pod_is_allowed_where_only_restricted_pods_are(name):
+    """The profile "restricted" of Kubernetes' Pod Security Standards."""
+    values = merge(profile(name), {"shm": {"enabled": True}})
+    pods = [
+        each["spec"] if each["kind"] == "Pod" else each["spec"]["template"]["spec"]
+        for each in of_kind(render(values), "Deployment", "StatefulSet", "Pod")
+    ]
+    assert len(pods) >= 2
+    for spec in pods:
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"].get("runAsUser") != 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        for volume in spec.get("volumes", []):
+            assert {"emptyDir", "secret", "configMap"} & volume.keys()
+        for each in spec["containers"]:
+            assert each["securityContext"]["allowPrivilegeEscalation"] is False
+            assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert each["securityContext"]["readOnlyRootFilesystem"] is True
+            assert not any("hostPort" in port for port in each.get("ports", []))
+            assert each["resources"]["limits"]["memory"]
+
+
 def test_secrets_are_folders_that_any_user_reads():
     values = {
         "keys": {"enabled": True, "existingSecret": "rope-keys", "secretKey": "k"},
@@ -244,10 +268,12 @@ def test_scheduling_and_more_parts_of_the_pod():
         "sidecars": [{"name": "beside", "image": "b"}],
         "podAnnotations": {"a": "1"},
         "podLabels": {"team": "x"},
+        "extraPodSpec": {"dnsConfig": {"options": [{"name": "ndots", "value": "2"}]}},
     }
     rendered = pod(values)
     for name in ("nodeSelector", "tolerations", "affinity", "imagePullSecrets"):
         assert rendered[name] == values[name]
+    assert rendered["dnsConfig"] == values["extraPodSpec"]["dnsConfig"]
     for name in ("runtimeClassName", "priorityClassName", "schedulerName"):
         assert rendered[name] == values[name]
     assert rendered["volumes"][-1] == values["volumes"][0]
@@ -286,6 +312,18 @@ def test_the_image(image, reference):
 def test_an_update_with_and_without_a_spare_gpu(surge, expected):
     values = {"updateStrategy": {"surge": surge}}
     assert workload(values)["spec"]["strategy"]["rollingUpdate"] == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "deadline_s"),
+    [
+        ({}, 720),
+        ({"probes": {"startup": {"failureThreshold": 300}}, "minReadySeconds": 5}, 1205),
+        ({"progressDeadlineSeconds": 99}, 99),
+    ],
+)
+def test_an_update_does_not_fail_while_a_pod_may_still_start(values, deadline_s):
+    assert workload(values)["spec"]["progressDeadlineSeconds"] == deadline_s
 
 
 def test_labels_select_the_pods_and_do_not_change_with_the_chart():

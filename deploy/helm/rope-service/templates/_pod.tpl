@@ -105,6 +105,9 @@ spec:
     - name: gpu
       resourceClaimTemplateName: {{ .Values.gpu.resourceClaimTemplate }}
   {{- end }}
+  {{- with .Values.extraPodSpec }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
   {{- with .Values.initContainers }}
   initContainers:
     {{- tpl (toYaml .) $ | nindent 4 }}

@@ -9,6 +9,11 @@ server {{ .pod }} {{ .pod }}.{{ include "rope-service.headlessName" .root }}.{{ 
 {{- end }}
 {{- end }}
 
+{{/* Answer while no pod, or not the one of a session, answers: clients repeat the request. */}}
+{{- define "rope-service.routerProblem" -}}
+{"type":"urn:rope-service:problem:no_replica","title":"No replica answers","status":503,"code":"no_replica","detail":"no replica answers, or the one that has the session does not","error":"no replica answers"}
+{{- end }}
+
 {{/* haproxy.cfg: the owner is the second part of an id, r1.OWNER.EPOCH.RANDOM.MAC. */}}
 {{- define "rope-service.routerConfig" -}}
 {{- $router := .Values.sessions.router }}
@@ -39,10 +44,11 @@ defaults
     timeout client 60s
     timeout server {{ add (.Values.settings.ROPE_MAX_TIMEOUT_S | default 300 | int) 10 }}s
     timeout tunnel {{ int $router.streamTimeoutSeconds }}s
-    # only a connection that was refused is tried again: such a request was not received
-    retries 2
+    # a connection that was refused is tried again: such a request was not received
+    retries 3
     retry-on conn-failure
     option redispatch 1
+    http-error status 503 content-type application/problem+json hdr Retry-After 1 string '{{ include "rope-service.routerProblem" . }}'
     default-server inter 2s fastinter 500ms fall 2 rise 1 init-addr none resolvers cluster resolve-prefer ipv4
 
 resolvers cluster
@@ -61,9 +67,9 @@ frontend http
     {{- if .Values.tls.enabled }} ssl crt /etc/haproxy/tls/tls.pem alpn h2,http/1.1{{ end }}
     # metrics are of one pod: Prometheus reads each pod itself
     http-request return status 404 if { path /metrics }
-    http-request set-var(txn.id) req.hdr(x-session-id)
-    http-request set-var(txn.id) path,field(4,/) if !{ var(txn.id) -m found } { path_beg /v1/sessions/ }
-    http-request set-var(txn.owner) var(txn.id),field(2,.) if { var(txn.id) -m reg ^r1\.[A-Za-z0-9_-]{1,32}\. }
+    http-request set-var(txn.id) path,field(4,/) if { path_beg /v1/sessions/ }
+    http-request set-var(txn.id) req.hdr(x-session-id) if { path /v1/step /v1/stream }
+    http-request set-var(txn.owner) var(txn.id),field(2,.) if { var(txn.id) -m reg ^r1\.[A-Za-z0-9_-]{1,63}\. }
     {{- range $pods }}
     use_backend {{ . }} if { var(txn.owner) -m str {{ . }} }
     {{- end }}
@@ -73,6 +79,12 @@ frontend http
 # new sessions and calls without a session: pods that are ready
 backend any
     balance leastconn
+    # a connection that ended without an answer: only calls that give the same answer twice are repeated
+    retry-on conn-failure empty-response
+    acl repeatable path /v1/rotate /v1/attention /v1/shift /v1/merge /v1/cos_sin /v1/positions /v1/resolve /v1/compare
+    acl repeatable path /v1/presets /v1/variants /version
+    acl repeatable path_reg ^/v2/models/(rope|rope_attention|rope_cos_sin)(/versions/1)?/infer$
+    http-request disable-l7-retry unless repeatable
     option httpchk
     http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host router
     http-check expect status 200
@@ -86,7 +98,6 @@ backend {{ . }}
     option httpchk
     http-check send meth GET uri /healthz ver HTTP/1.1 hdr Host router
     http-check expect status 200
-    http-error status 503 content-type application/problem+json hdr Retry-After 1 string '{"type":"urn:rope-service:problem:owner_unavailable","status":503,"code":"owner_unavailable","title":"The process of this session does not answer","detail":"repeat the request: its process is starting, or gone"}'
     {{ include "rope-service.routerServer" (dict "root" $ "pod" .) }}
 {{- end }}
 

@@ -23,7 +23,6 @@ gpu.count is {{ int64 .Values.gpu.count }}, but one process serves one GPU: leav
 
 {{- define "rope-service.validateSessions" -}}
 {{- $sessions := .Values.sessions }}
-{{- $fullname := include "rope-service.fullname" . }}
 {{- if $sessions.enabled }}
 {{- if ne (include "rope-service.workloadKind" .) "StatefulSet" }}
 sessions.enabled needs a StatefulSet, whose pods have names that stay: leave workload empty.
@@ -33,10 +32,6 @@ sessions.enabled without API keys: set keys.enabled, or sessions.open: true if a
 {{- end }}
 {{- if and (not $sessions.signingKey.existingSecret) (lt (len $sessions.signingKey.value) 16) }}
 sessions.signingKey is missing: all pods sign ids of sessions with one key. Set existingSecret, or a value of 16 characters or more.
-{{- end }}
-{{- $last := printf "%s-%d" $fullname (sub (include "rope-service.maxReplicas" . | int) 1) }}
-{{- if gt (len $last) 32 }}
-the pod {{ $last }} has more than 32 characters, the most that ids of sessions can have: set fullnameOverride to a shorter name.
 {{- end }}
 {{- $limit := (.Values.resources.limits | default dict).memory }}
 {{- if and $limit (eq .Values.device "cpu") $sessions.kvBytes }}
@@ -134,6 +129,11 @@ settings.ROPE_HTTP_HOST is a loopback address, which neither probes nor clients 
 {{- end }}
 
 {{- define "rope-service.validateScheduling" -}}
+{{- /* a field that stands twice would be taken from one of the places, without a word */}}
+{{- $fields := omit .Values.extraPodSpec "activeDeadlineSeconds" "dnsConfig" "dnsPolicy" "ephemeralContainers" "hostAliases" "hostIPC" "hostNetwork" "hostUsers" "hostname" "os" "overhead" "preemptionPolicy" "priority" "readinessGates" "schedulingGates" "setHostnameAsFQDN" "shareProcessNamespace" "subdomain" }}
+{{- range $name, $_ := $fields }}
+extraPodSpec.{{ $name }} is a field that the chart sets: use its value, such as volumes or affinity.
+{{- end }}
 {{- $minAvailable := .Values.podDisruptionBudget.minAvailable }}
 {{- if and .Values.podDisruptionBudget.enabled (or (kindIs "float64" $minAvailable) (kindIs "int64" $minAvailable)) }}
 {{- $fewest := ternary .Values.autoscaling.minReplicas .Values.replicaCount (include "rope-service.autoscaled" . | empty | not) | int }}
