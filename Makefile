@@ -17,7 +17,7 @@ JOBS ?= 2
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-page test-builds test-deploy kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test vendor clean
+.PHONY: serve test test-page test-builds test-deploy kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test lock vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -134,11 +134,20 @@ vendor:  ## build the page's vendor.js, with its licences, from the pinned npm p
 
 DOCKER ?= docker
 
-image:  ## build the container image
-	DOCKER_BUILDKIT=1 $(DOCKER) build --tag rope-service:dev .
+image:  ## build the container image; for a release set SOURCE and BASE_DIGEST, see docs/releasing.md
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag rope-service:dev $$(PYTHONPATH=. $(PYTHON) -m tools.image_labels) .
 
 image-test: $(READY)  ## build, run and stop the image; skipped without a Docker engine
 	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.image
+
+pod-test: $(READY)  ## run the pod of the chart in Podman with the image; skipped without root, Podman or the image
+	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.pod
+
+LOCK := .venv-lock
+# UPGRADE=--upgrade also changes the versions that constraints.txt does not name
+lock:  ## write the locks in deploy/requirements by constraints.txt; needs no download of packages
+	test -x $(LOCK)/bin/uv || { $(PYTHON) -m venv $(LOCK) && $(LOCK)/bin/pip install --quiet uv==0.13.9; }
+	PATH="$(CURDIR)/$(LOCK)/bin:$$PATH" $(PYTHON) -m tools.lock $(UPGRADE)
 
 EXAMPLE := .venv-example
 example-real-model: $(READY) $(EXAMPLE)/.ready  ## generate text with a real model and attention by the service
@@ -211,4 +220,4 @@ $(PARITY)/.ready: Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TRITON) $(FUZZ) $(PARITY) $(DEPLOY) $(CHECKOV) $(EXAMPLE) .venv-peers build dist *.egg-info rope_core/build rope_core/*.egg-info rope_core/*.so
+	rm -rf $(VENV) $(TRITON) $(FUZZ) $(PARITY) $(DEPLOY) $(CHECKOV) $(EXAMPLE) $(LOCK) .venv-peers build dist *.egg-info rope_core/build rope_core/*.egg-info rope_core/*.so
