@@ -135,15 +135,21 @@ class Addressed(Protocol):
 class Haproxy:
     """A running HAProxy."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ports: list[int]) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes] | None,
+        ports: Sequence[int],
+        host: str = "127.0.0.1",
+    ) -> None:
         self.process = process
-        self.http_port, self.grpc_port, self.stats_port = ports
-        self.url = f"http://127.0.0.1:{self.http_port}"
+        self.http_port, self.grpc_port, stats_port = ports
+        self.url = f"http://{host}:{self.http_port}"
+        self.stats_url = f"http://{host}:{stats_port}"
 
     def rows(self) -> dict[tuple[str, str], dict[str, str]]:
         """Return the statistics of each (proxy, server)."""
         try:
-            text = httpx.get(f"http://127.0.0.1:{self.stats_port}/;csv").text
+            text = httpx.get(f"{self.stats_url}/;csv").text
         except httpx.TransportError:  # it has not started
             return {}
         rows = csv.DictReader(text.removeprefix("# ").splitlines())
@@ -151,6 +157,7 @@ class Haproxy:
 
     def reload(self) -> None:
         """Let a new worker read the config; the old one finishes its requests."""
+        assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         before = children.read_text().split()
         self.process.send_signal(signal.SIGUSR2)
