@@ -17,7 +17,7 @@ JOBS ?= 2
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-page test-builds test-deploy kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test lock vendor clean
+.PHONY: serve test test-page test-builds test-deploy kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test test-ray lock vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -219,5 +219,17 @@ $(PARITY)/.ready: Makefile
 	$(PARITY)/bin/pip install --quiet transformers==5.23.0
 	touch $@
 
+RAY := .venv-ray
+# not in `check`: it takes minutes, 1.4 GB of packages and 2 GiB of memory
+test-ray: $(RAY)/.ready  ## the adapter for Ray Serve on a cluster of this machine: two replicas, one killed under load
+	PYTHONPATH=$(CURDIR):$(CURDIR)/deploy/ray:$(CURDIR)/clients/python $(RAY)/bin/python -m tests.deploy.ray.check
+
+$(RAY)/.ready: deploy/ray/constraints.txt deploy/ray/pyproject.toml pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/pip install --quiet $(TORCH)
+	$(RAY)/bin/pip install --quiet --constraint deploy/ray/constraints.txt \
+		--editable . --editable ./clients/python --editable ./deploy/ray
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(TRITON) $(FUZZ) $(PARITY) $(DEPLOY) $(CHECKOV) $(EXAMPLE) $(LOCK) .venv-peers build dist *.egg-info rope_core/build rope_core/*.egg-info rope_core/*.so
+	rm -rf $(VENV) $(TRITON) $(FUZZ) $(PARITY) $(DEPLOY) $(CHECKOV) $(EXAMPLE) $(LOCK) $(RAY) .venv-peers build dist *.egg-info rope_core/build rope_core/*.egg-info rope_core/*.so

@@ -5,15 +5,17 @@ import logging
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import uvicorn
 
 from service.access.certificates import CertificateError, Certificates, TlsFiles
 from service.access.exposure import exposure_warning
 from service.access.gate import Gate
+from service.asgi.middleware import RequestMiddleware
 from service.device import Driver
 from service.errors import BadRequest
+from service.inference.handler import InferenceHandler
 from service.installation import GRPC_REMEDY, has_grpc
 from service.lifecycle import Lifecycle
 from service.observability import logs
@@ -45,8 +47,40 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
         settings: the operator's settings.
         driver: driver of the device to compute on; that of `settings.device` if None.
     """
-    certificates = _read_certificates(settings)
     logs.set_up(settings.log_level)
+    built = build_server(settings, driver, listens_for_grpc=has_grpc())
+    if not has_grpc():
+        logging.getLogger("rope.grpc").info("gRPC is off; to turn it on: %s", GRPC_REMEDY)
+    gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
+    gc.set_threshold(10_000, 20, 20)
+    built.server.run()
+    logging.shutdown()
+    # a call that a stuck device still holds would keep its thread, and a usual exit would wait
+    os._exit(built.lifecycle.exit_code)
+
+
+class BuiltServer(NamedTuple):
+    """A service that does not listen yet."""
+
+    server: Server
+    """Listens and ends; its lifespan is that of the service."""
+    app: RequestMiddleware
+    """The ASGI application, for requests that come another way than over a connection."""
+    service: InferenceHandler
+    lifecycle: Lifecycle
+
+
+def build_server(
+    settings: Settings, driver: Driver | None = None, *, listens_for_grpc: bool
+) -> BuiltServer:
+    """Return a service that listens when its server is run, on any thread with an event loop.
+
+    Args:
+        settings: the operator's settings.
+        driver: driver of the device to compute on; that of `settings.device` if None.
+        listens_for_grpc: whether it listens on `settings.grpc_port` as well.
+    """
+    certificates = _read_certificates(settings)
     warning = exposure_warning(
         settings.http_host,
         has_keys=settings.keys_file is not None,
@@ -59,11 +93,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     logs.output.on_drop = service.metrics.log_lines_dropped.inc
     oip_state = OipState(service, lifecycle)
     app = build_app(oip_state, device_threads)
-    listeners = [_grpc_server(oip_state, certificates)] if has_grpc() else []
-    if not listeners:
-        logging.getLogger("rope.grpc").info("gRPC is off; to turn it on: %s", GRPC_REMEDY)
-    gc.freeze()  # the collector skips all objects that exist now: they live as long as the process
-    gc.set_threshold(10_000, 20, 20)
+    listeners = [_grpc_server(oip_state, certificates)] if listens_for_grpc else []
     planned = PlannedRequests(
         Planner(oip_state),
         service.slab_pool,
@@ -111,10 +141,7 @@ def serve(settings: Settings, driver: Driver | None = None) -> None:
     recent.max_connections = limits.max_connections
     service.metrics.connections.set_function(recent.num_connections)
     service.metrics.connections_limit.set(limits.max_connections)
-    server.run()
-    logging.shutdown()
-    # a call that a stuck device still holds would keep its thread, and a usual exit would wait
-    os._exit(lifecycle.exit_code)
+    return BuiltServer(server, app, service, lifecycle)
 
 
 def _grpc_server(oip_state: OipState, certificates: Certificates | None) -> Listener:

@@ -6,6 +6,7 @@ import math
 import signal
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -135,8 +136,14 @@ class Server(uvicorn.Server):
             self._accept(status_sockets, status.protocol, status.pacer)
         if self._unix_socket is not None:
             self._accept([self._unix_socket.socket], self._plain_protocol, self._pacer)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_files)
+        if threading.current_thread() is threading.main_thread():  # others get no signals
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_files)
         self._log_started_message(http_sockets)
+
+    @property
+    def http_port(self) -> int:
+        """Port on which HTTP listens, also if the system chose it; known once `started`."""
+        return int(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close all listeners at the same time, and wait for requests in flight."""

@@ -1,0 +1,1 @@
+"""rope-service in replicas of Ray Serve (docs/deploy/ray.md)."""

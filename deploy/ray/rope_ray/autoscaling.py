@@ -1,0 +1,30 @@
+"""How many replicas: by the queue of the device and the memory of sessions. Runs in the controller.
+
+`AutoscalingContext` and custom policies are alpha interfaces of Ray.
+"""
+
+from math import ceil
+from typing import Any
+
+from ray.serve.config import AutoscalingContext
+
+ROUNDING = 1e-9
+
+
+def by_fullness(context: AutoscalingContext, target: float = 0.6) -> tuple[int, dict[str, Any]]:
+    """Return the number of replicas at which the fullest signal would be `target`.
+
+    What replicas record (`rope_ray.fullness`) is averaged over them, so one full replica alone does
+    not scale. The requests in flight count as in Ray's own policy, by `target_ongoing_requests`.
+    Ray applies its minimum, maximum and delays to the number.
+    """
+    running = context.current_num_replicas
+    wanted = 1
+    for values in (context.aggregated_metrics or {}).values():
+        if values:
+            mean = sum(values.values()) / len(values)
+            wanted = max(wanted, ceil(running * mean / target - ROUNDING))
+    if context.config is not None:
+        ongoing = context.total_num_requests / context.config.get_target_ongoing_requests()
+        wanted = max(wanted, ceil(ongoing - ROUNDING))
+    return wanted, {}

@@ -1,0 +1,42 @@
+"""An application beside the service: the metrics of all its replicas as one page."""
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rope_ray.merge import merge
+
+TIMEOUT_S = 5.0
+"""Seconds that replicas have to send their metrics."""
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+class Metrics:
+    """Answers each scrape with what the replicas measure at that time.
+
+    Args:
+        app: name of the application of the service.
+        deployment: name of its deployment.
+    """
+
+    def __init__(self, app: str, deployment: str) -> None:
+        self._app, self._deployment = app, deployment
+
+    async def __call__(self, request: Request) -> Response:
+        """Return the page; 503 if a replica did not send its metrics in time."""
+        if request.method not in ("GET", "HEAD"):
+            return Response("GET only\n", 405)
+        handle: DeploymentHandle = serve.get_deployment_handle(self._deployment, self._app)
+        try:
+            pages = await handle.broadcast("metrics").results_async(timeout_s=TIMEOUT_S)
+        except Exception as failure:  # a replica that dies raises one of many
+            return Response(f"no metrics: {type(failure).__name__}\n", 503)
+        return Response(merge(pages), media_type=CONTENT_TYPE)
+
+
+def build(args: dict[str, str]) -> serve.Application:
+    """Return the application; named in the config file of `serve deploy`."""
+    return Metrics.bind(args.get("app", "rope"), args.get("deployment", "Rope"))
