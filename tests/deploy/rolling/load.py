@@ -62,7 +62,7 @@ class Load:
     async def __aenter__(self) -> "Load":
         # the default settings; the policy of retries only counts
         self._client = AsyncClient(self._url, retry=RetryPolicy(uniform=self._uniform))
-        self._channel = grpc.aio.insecure_channel(self._target or "")
+        self._channel = grpc.aio.insecure_channel(self._target) if self._target else None
         self._started = time.monotonic()
         self._sending = asyncio.create_task(self._send())
         return self
@@ -72,7 +72,8 @@ class Load:
         self.seconds = time.monotonic() - self._started
         await asyncio.gather(*self._tasks)
         await self._client.aclose()
-        await self._channel.close()
+        if self._channel is not None:
+            await self._channel.close()
 
     async def answers(self, number: int) -> None:
         """Wait until that many more requests were answered."""
@@ -122,6 +123,7 @@ class Load:
         for name, datatype, array in tensors:
             request.inputs.add(name=name, datatype=datatype, shape=array.shape)
         request.parameters["theta"].double_param = THETA
+        assert self._channel is not None
         data = await self._channel.unary_unary(INFER)(request.SerializeToString(), timeout=30)
         [output] = ModelInferResponse.FromString(data).raw_output_contents
         return np.frombuffer(output, np.float32).reshape(q.shape)

@@ -10,9 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 
@@ -123,18 +124,32 @@ class Replica:
             return False
 
 
+class Addressed(Protocol):
+    """What HAProxy needs of a replica."""
+
+    http_port: int
+    grpc_port: int
+    status_port: int
+
+
 class Haproxy:
     """A running HAProxy."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ports: list[int]) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes] | None,
+        ports: Sequence[int],
+        host: str = "127.0.0.1",
+    ) -> None:
         self.process = process
-        self.http_port, self.grpc_port, self.stats_port = ports
-        self.url = f"http://127.0.0.1:{self.http_port}"
+        self.http_port, self.grpc_port, stats_port = ports
+        self.url = f"http://{host}:{self.http_port}"
+        self.stats_url = f"http://{host}:{stats_port}"
 
     def rows(self) -> dict[tuple[str, str], dict[str, str]]:
         """Return the statistics of each (proxy, server)."""
         try:
-            text = httpx.get(f"http://127.0.0.1:{self.stats_port}/;csv").text
+            text = httpx.get(f"{self.stats_url}/;csv").text
         except httpx.TransportError:  # it has not started
             return {}
         rows = csv.DictReader(text.removeprefix("# ").splitlines())
@@ -142,6 +157,7 @@ class Haproxy:
 
     def reload(self) -> None:
         """Let a new worker read the config; the old one finishes its requests."""
+        assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         before = children.read_text().split()
         self.process.send_signal(signal.SIGUSR2)
@@ -170,7 +186,7 @@ class Haproxy:
         }
 
 
-def environment_of(replicas: list[Replica], ports: list[int]) -> dict[str, str]:
+def environment_of(replicas: Sequence[Addressed], ports: list[int]) -> dict[str, str]:
     """Return the variables of haproxy.cfg."""
     listeners = zip(("HTTP", "GRPC", "METRICS"), ports, strict=True)
     variables = {f"BIND_{name}": f"127.0.0.1:{port}" for name, port in listeners}
@@ -188,17 +204,32 @@ def program() -> str | None:
 
 
 @contextmanager
-def haproxy(replicas: list[Replica], log: Path, config: Path = CONFIG) -> Iterator[Haproxy]:
-    """Start HAProxy in front of replicas, as its image does."""
+def haproxy(
+    replicas: Sequence[Addressed],
+    log: Path,
+    config: Path = CONFIG,
+    *,
+    prefix: Sequence[str] = (),
+    states: tuple[str, str] = ("UP", "UP"),
+) -> Iterator[Haproxy]:
+    """Start HAProxy in front of two replicas, as its image does.
+
+    Args:
+        replicas: where they are.
+        log: file for what HAProxy writes.
+        config: file of HAProxy.
+        prefix: of the command.
+        states: of the replicas; the body runs when HAProxy knows them.
+    """
     ports = free_ports(3)
-    command = [program() or "haproxy", "-W", "-db", "-f", str(config)]
+    command = [*prefix, program() or "haproxy", "-W", "-db", "-f", str(config)]
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, env=environment_of(replicas, ports), stdout=file, stderr=file
         )
     started = Haproxy(process, ports)
     try:
-        started.wait_for("UP", "UP")
+        started.wait_for(*states)
         yield started
     finally:
         process.terminate()

@@ -164,7 +164,7 @@ def test_a_large_body_passes_in_both_directions(client):
 
 def test_metrics_of_one_replica_are_not_served_as_those_of_all(proxy):
     assert httpx.get(f"{proxy.url}/metrics").status_code == 404
-    text = httpx.get(f"http://127.0.0.1:{proxy.stats_port}/metrics").text
+    text = httpx.get(f"{proxy.stats_url}/metrics").text
     assert 'haproxy_backend_active_servers{proxy="replicas"} 2' in text
 
 
