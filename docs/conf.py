@@ -75,7 +75,7 @@ html_theme_options = {
     },
 }
 
-READMES = {"../README.md": "About", "../README.zh.md": "关于（中文）"}
+READMES = {"../README.md": "About", "../README.zh.md": "关于 (中文)"}
 ITEM = re.compile(r"^- \[(.+?)\]\(([^)]+)\): (.+(?:\n  .+)*)$", re.MULTILINE)
 LISTED = re.compile(r"docs/(mistakes|decisions)/(?!README)")
 """Pages that the README of their folder lists: the navigation of the site has the list alone."""
@@ -110,7 +110,7 @@ def cards(text: str) -> str:
 
 
 def titles_of(text: str) -> dict[str, str]:
-    """Return the title of each page that a list links to: the navigation has the titles of the cards."""
+    """Return the titles of the cards by page: the navigation has the same."""
     return {link: title for title, link, _ in ITEM.findall(text)}
 
 
