@@ -11,7 +11,6 @@ import yaml
 
 from service import __version__
 from service.__main__ import MALLOC
-from service.access.scopes import PUBLIC_PATHS
 from service.lifecycle import EXIT_CODES
 from service.settings import PREFIX, Settings
 from tests.deploy import image
@@ -188,40 +187,6 @@ def test_the_legacy_builder_stops_at_the_first_stage_and_buildkit_skips_it(instr
     assert "DOCKER_BUILDKIT=1 docker build" in command
     assert command.endswith("exit 1")
     assert not [each for each in instructions[first + 1 :] if "needs-buildkit" in each[1]]
-
-
-@pytest.fixture(scope="module")
-def kubernetes():
-    """The Deployment and the Service of the documentation."""
-    page = (ROOT / "docs" / "deploy.md").read_text()
-    (text,) = re.findall(r"```yaml\n(apiVersion:.*?)```", page, re.DOTALL)
-    objects = {each["kind"]: each for each in yaml.safe_load_all(text)}
-    assert objects.keys() == {"Deployment", "Service"}
-    return objects["Deployment"]["spec"], objects["Service"]["spec"]
-
-
-def test_kubernetes_service_selects_the_pods_and_has_the_ports_of_the_image(kubernetes, variables):
-    deployment, service = kubernetes
-    labels = deployment["template"]["metadata"]["labels"]
-    assert deployment["selector"]["matchLabels"] == service["selector"] == labels
-    (container,) = deployment["template"]["spec"]["containers"]
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert {port["targetPort"] for port in service["ports"]} == ports.keys()
-    defaults = [variables["ROPE_HTTP_PORT"], variables["ROPE_GRPC_PORT"]]
-    assert [str(port) for port in ports.values()] == defaults
-    assert [str(port["port"]) for port in service["ports"]] == defaults
-
-
-def test_kubernetes_probes_need_no_key_and_a_pod_may_drain(kubernetes):
-    pod = kubernetes[0]["template"]["spec"]
-    (container,) = pod["containers"]
-    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-        probe = container[name]["httpGet"]
-        assert probe["path"] in PUBLIC_PATHS
-        assert probe["port"] in {port["name"] for port in container["ports"]}
-    drain_s = sum(Settings.model_fields[name].default for name in ("drain_delay_s", "drain_s"))
-    assert pod["terminationGracePeriodSeconds"] > drain_s
-    assert pod["enableServiceLinks"] is False, "or ROPE_PORT of the Service stops the start"
 
 
 def test_compose_restricts_the_container(profile):
