@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import os
 import ssl
 import subprocess
@@ -67,11 +68,17 @@ def pytest_collection() -> Iterator[None]:
     """Keep what is collected out of the garbage collector: it lives as long as the process.
 
     Without this, each `gc.collect()` of a test looks through all tests.
+
+    pytest adds its two handlers to the root of all loggers and to each that does not propagate,
+    three times for each test: the forty of torch would take half the time of a small test.
     """
     gc.disable()
     try:
         return (yield)
     finally:
+        for name, logger in logging.root.manager.loggerDict.items():
+            if name.startswith("torch") and isinstance(logger, logging.Logger):
+                logger.propagate = True  # the handlers of the root get its lines
         gc.freeze()
         gc.enable()
 
