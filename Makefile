@@ -96,9 +96,10 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-docs: $(READY)  ## write the generated pages and figures, and the gRPC descriptors
+docs: $(READY)  ## write the generated pages and figures, the gRPC descriptors, and the chart's README and schema
 	$(BIN)/python docs/protocol.py
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m tools.chart
 	$(BIN)/python -m docs.lessons
 
 # the tools are in the extra `docs`, which the extra `test` has

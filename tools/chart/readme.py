@@ -19,6 +19,9 @@ The chart needs Kubernetes 1.27 or newer, and Helm 3 or 4. A value that the char
 refused with its name; values that cannot work together are refused with a sentence.
 `docs/deploy/kubernetes.md` is the guide, and `docs/deploy.md` says how the service behaves.
 
+`helm upgrade --reset-then-reuse-values` takes over the values of a release. `--reuse-values` alone
+would miss those that a newer chart has added.
+
 Sessions turned on or off replace the Deployment by a StatefulSet, or the reverse: requests are
 refused until the new pods are ready. With sessions, each update ends those of the pods it replaces.
 

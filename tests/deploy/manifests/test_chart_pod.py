@@ -3,7 +3,7 @@
 import pytest
 
 from tests.deploy.manifests.pods import container, pod, variables, workload
-from tests.deploy.manifests.render import merge, of_kind, profile, profiles, render
+from tests.deploy.manifests.render import chart, merge, of_kind, profile, profiles, render
 
 TLS = {"tls": {"enabled": True, "existingSecret": "rope-tls"}}
 MUTUAL = {"tls": TLS["tls"] | {"clientCa": {"enabled": True}}}
@@ -127,6 +127,15 @@ def test_other_variables_come_after_those_of_the_chart():
     assert container(values)["envFrom"] == values["envFrom"]
 
 
+@pytest.mark.parametrize("values", [*map(profile, profiles()), MUTUAL])
+def test_the_chart_sets_variables_that_the_service_knows(values):
+    """An unknown ROPE_ variable stops the start; tests/deploy/test_chart_files.py compares both."""
+    known = chart().schema["definitions"]["settings"]["properties"]
+    names = {name for name in variables(values) if name.startswith("ROPE_")}
+    assert names >= {"ROPE_DEVICE", "ROPE_SESSIONS", "ROPE_DRAIN_S"}
+    assert names <= known.keys()
+
+
 def test_no_variable_is_set_twice():
     for values in ({}, TLS, {"settings": {"ROPE_HTTP_HOST": "::", "ROPE_THREADS": 3}}):
         names = [each["name"] for each in container(values)["env"]]
@@ -199,60 +208,6 @@ def test_every_pod_is_allowed_where_only_restricted_pods_are(name):
             assert each["resources"]["limits"]["memory"]
 
 
-def test_secrets_are_folders_that_any_user_reads():
-    values = {
-        "keys": {"enabled": True, "existingSecret": "rope-keys", "secretKey": "k"},
-        "tls": MUTUAL["tls"],
-    }
-    mounts = {each["name"]: each for each in container(values)["volumeMounts"]}
-    volumes = {each["name"]: each for each in pod(values)["volumes"]}
-    env = variables(values)
-    for variable, volume, file, key in (
-        ("ROPE_KEYS_FILE", "keys", "keys.toml", "k"),
-        ("ROPE_TLS_CERT_FILE", "tls", "tls.crt", "tls.crt"),
-        ("ROPE_TLS_KEY_FILE", "tls", "tls.key", "tls.key"),
-        ("ROPE_TLS_CLIENT_CA_FILE", "client-ca", "ca.crt", "ca.crt"),
-    ):
-        assert env[variable] == f"{mounts[volume]['mountPath']}/{file}"
-        assert "subPath" not in mounts[volume]
-        secret = volumes[volume]["secret"]
-        assert {"key": key, "path": file} in secret["items"]
-        assert secret["defaultMode"] == 0o444
-    assert volumes["keys"]["secret"]["secretName"] == "rope-keys"
-    assert volumes["client-ca"]["secret"]["secretName"] == "rope-tls"
-    assert of_kind(render(values), "Secret") == []
-
-
-def test_secrets_are_made_of_values():
-    values = {
-        "keys": {"enabled": True, "content": "[a]\n"},
-        "tls": {
-            "enabled": True,
-            "certificate": "C",
-            "privateKey": "K",
-            "clientCa": {"enabled": True, "certificate": "A"},
-        },
-    }
-    keys, tls = of_kind(render(values), "Secret")
-    assert keys["data"] == {"keys.toml": "W2FdCg=="}
-    assert tls["type"] == "kubernetes.io/tls"
-    assert tls["data"] == {"tls.crt": "Qw==", "tls.key": "Sw==", "ca.crt": "QQ=="}
-    volumes = {each["name"]: each for each in pod(values)["volumes"]}
-    assert volumes["keys"]["secret"]["secretName"] == keys["metadata"]["name"]
-    assert volumes["tls"]["secret"]["secretName"] == tls["metadata"]["name"]
-    assert volumes["client-ca"]["secret"]["secretName"] == tls["metadata"]["name"]
-
-
-def test_memory_volumes():
-    values = {"shm": {"enabled": True, "sizeLimit": "2Gi"}, "tmp": {"sizeLimit": "1Gi"}}
-    volumes = {each["name"]: each.get("emptyDir") for each in pod(values)["volumes"]}
-    assert volumes["tmp"] == {"medium": "Memory", "sizeLimit": "1Gi"}
-    assert volumes["shm"] == {"medium": "Memory", "sizeLimit": "2Gi"}
-    mounts = {each["name"]: each["mountPath"] for each in container(values)["volumeMounts"]}
-    assert mounts == {"tmp": "/tmp", "shm": "/dev/shm"}
-    assert [each["name"] for each in pod()["volumes"]] == ["tmp"]
-
-
 def test_scheduling_and_more_parts_of_the_pod():
     values = {
         "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H200"},
@@ -312,6 +267,18 @@ def test_the_image(image, reference):
 def test_an_update_with_and_without_a_spare_gpu(surge, expected):
     values = {"updateStrategy": {"surge": surge}}
     assert workload(values)["spec"]["strategy"]["rollingUpdate"] == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "deadline_s"),
+    [
+        ({}, 720),
+        ({"probes": {"startup": {"failureThreshold": 300}}, "minReadySeconds": 5}, 1205),
+        ({"progressDeadlineSeconds": 99}, 99),
+    ],
+)
+def test_an_update_does_not_fail_while_a_pod_may_still_start(values, deadline_s):
+    assert workload(values)["spec"]["progressDeadlineSeconds"] == deadline_s
 
 
 def test_labels_select_the_pods_and_do_not_change_with_the_chart():

@@ -5,13 +5,12 @@ import re
 import shutil
 import socket
 import subprocess
-import threading
 from contextlib import closing
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.deploy.manifests.pods import StubPod
 from tests.deploy.manifests.render import ROOT, merge, of_kind, profile, render
 from tests.free_ports import free_ports
 from tests.waiting import wait_until
@@ -88,46 +87,12 @@ def test_the_router_repeats_the_same_calls_as_the_compose_file():
     assert repeated(_config()) == repeated(compose.read_text()) != []
 
 
-class _Pod(ThreadingHTTPServer):
-    """Answers its number; ready as long as `ready` is true."""
-
-    daemon_threads = True
-
-    def __init__(self, number, port):
-        self.ready = True
-        super().__init__(("127.0.0.1", port), _Handler)
-        self.number = number
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    def stop(self):
-        self.shutdown()
-        self.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        server: _Pod = self.server
-        ready = server.ready or self.path != "/readyz"
-        body = str(server.number).encode()
-        self.send_response(200 if ready else 503)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_POST = do_GET
-
-    def log_message(self, *_):
-        pass
-
-
 class _Router:
     """HAProxy with the chart's configuration, and two pods."""
 
     def __init__(self, folder, started):
         self.http, self.status, *ports = free_ports(4)
-        self.pods = [_Pod(number, port) for number, port in enumerate(ports)]
+        self.pods = [StubPod(number, port) for number, port in enumerate(ports)]
         text = _config(replicaCount=2, ports={"status": 0}, probes={"handler": "http"})
         text = re.sub(POD, lambda found: f"127.0.0.1:{ports[int(found[1])]}", text)
         text = text.replace("bind :8000", f"bind 127.0.0.1:{self.http}")
