@@ -102,7 +102,7 @@ def test_formulas_are_mathml_and_need_no_script(site, pages):
     assert not [url for page in pages.values() for url in page.loads if "mathjax" in url.lower()]
 
 
-def test_the_site_has_the_four_sections(site):
+def test_the_site_has_the_five_sections(site):
     index = (site / "docs" / "index.html").read_text()
     captions = re.findall(r'<p class="caption"[^>]*><span class="caption-text">(.+?)<', index)
-    assert captions == ["Learn", "How to", "Reference", "Explanation"]
+    assert captions == ["Learn", "How to", "Deploy", "Reference", "Explanation"]

@@ -13,6 +13,7 @@ import subprocess
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import helm_python
@@ -130,11 +131,16 @@ class Cluster:
             self.add(_made_by_kubectl(arguments, self._folder))
             return
         if verb == "apply":
-            files = words[1:]
+            files = [file for file in words[1:] if not (self._folder / file).is_dir()]
             texts = [stdin if file == "-" else (self._folder / file).read_text() for file in files]
+            folders = [file for file in words[1:] if file not in files]
+            texts += [_kustomized(self._folder / file) for file in folders]
             assert texts
             for made in (each for text in texts for each in yaml.safe_load_all(text)):
                 self.add(made)
+            return
+        if verb == "kustomize":
+            assert _kustomized(self._folder / words[1])
             return
         known = _help(verb, words[1] if verb in ("rollout", "config") else "")
         for flag in (each.partition("=")[0] for each in arguments if each.startswith("-")):
@@ -179,7 +185,7 @@ def _as_strings(text: str) -> dict[str, Any]:
     return values
 
 
-VALUED = {"--namespace", "-f", "--selector", "--output", "--timeout", "--tail", "-L"}
+VALUED = {"--namespace", "-f", "-k", "--selector", "--output", "--timeout", "--tail", "-L"}
 
 
 def _without_flags(arguments: list[str]) -> list[str]:
@@ -192,7 +198,7 @@ def _without_flags(arguments: list[str]) -> list[str]:
             words.append(word)
         elif word in VALUED:
             value = rest.pop(0)
-            words += [value] if word == "-f" else []
+            words += [value] if word in ("-f", "-k") else []
     return words
 
 
@@ -207,6 +213,15 @@ def _made_by_kubectl(arguments: list[str], folder: Path) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr
     return yaml.safe_load(done.stdout)
+
+
+def _kustomized(folder: Path) -> str:
+    """Return what the real kubectl builds. It follows no links, so the tree is the real one."""
+    text = (folder / "kustomization.yaml").read_text()
+    with TemporaryDirectory(dir=folder.parent) as copy:
+        path = os.path.relpath(ROOT / "deploy", copy)
+        (Path(copy) / "kustomization.yaml").write_text(text.replace("../deploy", path))
+        return _output("kustomize", copy)
 
 
 @cache
