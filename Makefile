@@ -124,6 +124,13 @@ image:  ## build the container image
 image-test: $(READY)  ## build, run and stop the image; skipped without a Docker engine
 	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.image
 
+.PHONY: replicas-test bench-replicas
+replicas-test: $(READY)  ## two replicas, HAProxy and Prometheus by compose, upgraded under load; needs root, Docker and rope-service:dev
+	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.compose_replicas
+
+bench-replicas: $(READY)  ## two replicas behind HAProxy beside one process; needs haproxy, gcc, taskset
+	$(BIN)/python -m benchmarks.replicas
+
 EXAMPLE := .venv-example
 example-real-model: $(READY) $(EXAMPLE)/.ready  ## generate text with a real model and attention by the service
 	$(BIN)/python examples/with_service.py $(EXAMPLE)/bin/python examples/real_model.py
