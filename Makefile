@@ -17,7 +17,7 @@ JOBS ?= 2
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-page test-builds test-deploy kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test test-ray lock vendor clean
+.PHONY: serve test test-page test-builds test-deploy kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-replicas bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test replicas-test test-ray lock vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -116,6 +116,9 @@ bench: $(READY)  ## the tables of docs/performance.md; needs gcc, h2load and tas
 bench-sessions: $(READY)  ## steps of sessions beside echoes and calls without a session; needs taskset
 	$(BIN)/python -m benchmarks.sessions
 
+bench-replicas: $(READY)  ## two replicas behind HAProxy beside one process; needs haproxy, gcc, taskset
+	$(BIN)/python -m benchmarks.replicas
+
 bench-diagnose: $(READY)  ## how often diagnose is right, by code, beside an oracle in NumPy
 	$(BIN)/python -m benchmarks.diagnose
 
@@ -148,6 +151,9 @@ LOCK := .venv-lock
 lock:  ## write the locks in deploy/requirements by constraints.txt; needs no download of packages
 	test -x $(LOCK)/bin/uv || { $(PYTHON) -m venv $(LOCK) && $(LOCK)/bin/pip install --quiet uv==0.13.9; }
 	PATH="$(CURDIR)/$(LOCK)/bin:$$PATH" $(PYTHON) -m tools.lock $(UPGRADE)
+
+replicas-test: $(READY)  ## two replicas, HAProxy and Prometheus by compose, upgraded under load; needs root, Docker and rope-service:dev
+	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.compose_replicas
 
 EXAMPLE := .venv-example
 example-real-model: $(READY) $(EXAMPLE)/.ready  ## generate text with a real model and attention by the service
