@@ -105,13 +105,14 @@ class Cluster:
 def cluster(dashboard_port: int, http_port: int) -> Iterator[Cluster]:
     """Start a cluster, and end it."""
     with tempfile.TemporaryDirectory(
-        prefix="ray", dir="/tmp"
+        prefix="ray",
+        dir="/tmp",
+        ignore_cleanup_errors=True,  # Ray still writes its logs
     ) as folder:  # Ray's paths must be short
         os.environ.update(
             HOME=folder,  # Ray writes the token of the cluster there
             RAY_AUTH_MODE="token",
             RAY_USAGE_STATS_ENABLED="0",
-            RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH="",
             OMP_NUM_THREADS="1",
             PYTHONPATH=f"{ROOT}:{CONFIGS}:{ROOT / 'clients' / 'python'}",
         )
