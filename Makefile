@@ -53,14 +53,23 @@ kustomize: $(DEPLOY)/.ready  ## write deploy/kustomize/base from the chart
 install-test:  ## install rope-core, rope-service and rope-client, each in its own fresh environment
 	TORCH="$(TORCH)" PYTHONPATH=. $(PYTHON) -m tests.deploy.install
 
+PROCESSORS := test-processor-default test-processor-avx2
+
+# what these test is the same on each processor; `extension` starts processes of both kinds itself
+NO_NUMBERS := call_depth config_ranges extension hf_bad_input hf_other_files hf_round_trip hf_versions plots refusals
+
 # torch has one set of functions per kind of processor, and they round differently; interpreted
 # kernels run in NumPy, which ignores the variable. oneDNN must be told as well: on a processor with
 # AMX torch would otherwise pack for it, and then has no function that does
 test-processors: $(READY)  ## golden and numeric tests as on other processors
-	for capability in default avx2; do \
-		ATEN_CPU_CAPABILITY=$$capability ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -n 2 \
-			-k "not fused" --ignore tests/core/kvcache tests/core tests/test_ulp.py || exit 1; \
-	done
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target $(PROCESSORS)
+
+# one process for each kind: the two need the same time. OMP_NUM_THREADS as beside other processes of tests
+.PHONY: $(PROCESSORS)
+$(PROCESSORS): test-processor-%:
+	ATEN_CPU_CAPABILITY=$* ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q \
+		-k "not fused" $(NO_NUMBERS:%=--ignore=tests/core/test_%.py) \
+		--ignore tests/core/kvcache tests/core tests/test_ulp.py
 
 soak: $(READY)  ## mixed traffic and restarts under faults for SOAK_S seconds (600); see tests/faults/soak.py
 	$(BIN)/python -m tests.faults.soak
