@@ -1,23 +1,27 @@
 # One image for CPU and GPU: the torch wheel contains CUDA, the node has the driver.
 # Build with BuildKit: `make image`, or DOCKER_BUILDKIT=1 docker build -t rope-service .
 # No "syntax" line and no heredocs, so that the builder of an older engine can build it offline.
+# Python packages are installed by the locks in deploy/requirements: `make lock` writes them.
 ARG PYTHON_VERSION=3.12
 ARG BASE=python:${PYTHON_VERSION}-slim-bookworm
+# for a release: sha256:...
+ARG BASE_DIGEST
 
 # Docker's legacy builder runs all stages, so it stops here. BuildKit skips stages that nothing uses.
-FROM ${BASE} AS needs-buildkit
+FROM ${BASE}${BASE_DIGEST:+@$BASE_DIGEST} AS needs-buildkit
 RUN echo "This Dockerfile needs BuildKit. Run: DOCKER_BUILDKIT=1 docker build -t rope-service ." >&2; \
     echo "If Docker then misses buildx, install the package docker-buildx or docker-buildx-plugin." >&2; \
     exit 1
 
 # The keys of Triton's cache depend on TRITON_DISABLE_LINE_INFO, and on whether the program `file` is
 # installed: both must be the same where kernels are built and where they are looked up.
-FROM ${BASE} AS base
+FROM ${BASE}${BASE_DIGEST:+@$BASE_DIGEST} AS base
 ENV TRITON_CACHE_MANAGER=service.kernel_builds.triton_cache:KernelCache \
     TRITON_DISABLE_LINE_INFO=1
 
 FROM base AS torch
-ARG TORCH_SPEC=torch==2.13.0
+# another build or version of torch, which the lock does not have: installed without hashes
+ARG TORCH_SPEC
 # mirrors and local wheels; pip's defaults if unset
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
@@ -26,16 +30,22 @@ ARG PIP_TRUSTED_HOST
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # pip stays in this stage
 RUN python -m venv /opt/pip && python -m venv --without-pip /opt/torch
+COPY deploy/requirements/torch.txt /requirements/
 # pip compiles modules (a start takes 3 s instead of 7 s); C++ headers and tests are not needed.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/pip/bin/pip --python /opt/torch/bin/python install ${TORCH_SPEC} \
+    sed -nE '/^(torch|triton|nvidia|cuda)/d; s/^([a-z0-9-]+==[^ ]+).*/\1/p' /requirements/torch.txt > /requirements/others.txt \
+    && /opt/pip/bin/pip --python /opt/torch/bin/python install --only-binary :all: \
+        ${TORCH_SPEC:---require-hashes --requirement /requirements/torch.txt} \
+        ${TORCH_SPEC:+--constraint /requirements/others.txt} \
     && rm -rf /opt/torch/lib/python*/site-packages/torch/include /opt/torch/lib/python*/site-packages/torch/test
 
 # The image itself needs no compiler. Debian's own Python has its headers in a separate package.
 FROM torch AS compiler
 RUN headers=$(python -c "import sysconfig; print(sysconfig.get_path('include', 'posix_prefix'))") \
     && apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev $(test -e "$headers/Python.h" || echo python3-dev)
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && if [ ! -e "$headers/Python.h" ]; then apt-get install -y --no-install-recommends python3-dev; fi \
+    && rm -rf /var/lib/apt/lists/*
 
 # Triton's C extension; nothing if torch installs no Triton.
 FROM compiler AS driver
@@ -43,7 +53,7 @@ RUN mkdir -p /opt/rope/triton /opt/stub
 COPY service/__init__.py /src/service/
 COPY service/kernel_builds/__init__.py service/kernel_builds/triton_cache.py /src/service/kernel_builds/
 COPY deploy/build_cuda_utils.py /src/deploy/
-RUN if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
+RUN if ls -d /opt/torch/lib/python*/site-packages/triton; then \
         PYTHONPATH=/src TRITON_CACHE_DIR=/opt/rope/triton \
         /opt/torch/bin/python /src/deploy/build_cuda_utils.py /opt/stub; \
     fi
@@ -51,21 +61,22 @@ RUN if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
 # The wheel of the service, with the compiled rotation.
 FROM compiler AS wheel
 WORKDIR /src
-COPY . .
+COPY deploy/requirements/wheel.txt /requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/pip/bin/pip wheel --no-deps --wheel-dir /wheel . \
-    && /opt/pip/bin/python -m zipfile --list /wheel/*.whl | grep _rotary.abi3.so
+    /opt/pip/bin/pip install --only-binary :all: --require-hashes --requirement /requirements/wheel.txt
+COPY . .
+RUN /opt/pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
+    && /opt/pip/bin/python -m zipfile --list /wheel/*.whl > /files.txt \
+    && grep _rotary.abi3.so /files.txt
 
 # Gigabytes of torch are a separate layer, which a new release of the service does not change.
 FROM torch AS service
 RUN python -m venv --without-pip /opt/rope \
     && echo /opt/torch/lib/python*/site-packages > "$(echo /opt/rope/lib/python*/site-packages)/torch.pth"
-WORKDIR /src
-COPY pyproject.toml constraints.txt ./
-# Not torch: it is installed already, and pip might replace it by another build.
+COPY deploy/requirements/service.txt /requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*(d for d in p['dependencies'] + p['optional-dependencies']['grpc'] if not d.startswith('torch')), sep='\n')" > needed.txt \
-    && /opt/pip/bin/pip --python /opt/rope/bin/python install --constraint constraints.txt --requirement needed.txt
+    /opt/pip/bin/pip --python /opt/rope/bin/python install \
+        --only-binary :all: --require-hashes --requirement /requirements/service.txt
 COPY --from=wheel /wheel /wheel
 RUN /opt/pip/bin/pip --python /opt/rope/bin/python install --no-deps /wheel/*.whl \
     && /opt/pip/bin/pip --python /opt/rope/bin/python check
@@ -73,8 +84,10 @@ COPY deploy/health_check.py /opt/rope/
 
 # SBOM: the packages of the image, as a CycloneDX document.
 FROM service AS sbom
+COPY deploy/requirements/sbom.txt /requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m venv /opt/cyclonedx && /opt/cyclonedx/bin/pip install cyclonedx-bom==7.5.0 \
+    python -m venv /opt/cyclonedx \
+    && /opt/cyclonedx/bin/pip install --only-binary :all: --require-hashes --requirement /requirements/sbom.txt \
     && /opt/cyclonedx/bin/cyclonedx-py environment --output-reproducible --output-file /opt/rope/sbom.cdx.json /opt/rope/bin/python
 
 # Kernels for GPUs that the machine of the build does not have.
@@ -83,7 +96,7 @@ FROM service AS kernels
 ARG KERNEL_TARGETS
 ARG KERNEL_SHAPES
 RUN mkdir -p /opt/rope/triton; \
-    if [ -d /opt/torch/lib/python*/site-packages/triton ]; then \
+    if ls -d /opt/torch/lib/python*/site-packages/triton; then \
         TRITON_CACHE_DIR=/opt/rope/triton /opt/rope/bin/python -m service.kernel_builds.prebuild \
         ${KERNEL_TARGETS:+--targets $KERNEL_TARGETS} ${KERNEL_SHAPES:+--shapes "$KERNEL_SHAPES"}; \
     fi
@@ -117,10 +130,19 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
 ENTRYPOINT ["rope-service"]
 CMD ["serve"]
 
+# What the image was built from. `make image` sets these; they are last, so that all layers are cached.
+ARG BASE
+ARG BASE_DIGEST
 ARG VERSION=0.0.0
 ARG REVISION=unknown
+ARG CREATED
+ARG SOURCE
 LABEL org.opencontainers.image.title="rope-service" \
       org.opencontainers.image.description="Rotary position embedding and RoPE-encoded attention over HTTP" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.base.name="${BASE}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}"

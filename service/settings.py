@@ -286,7 +286,7 @@ class Settings(BaseSettings):
     """Largest age of a session in seconds; 0: no limit."""
 
     session_owner: Annotated[
-        str, _matching(r"[A-Za-z0-9_-]{1,32}", "1 to 32 letters, digits, '_' or '-'")
+        str, _matching(r"[A-Za-z0-9_-]{1,63}", "1 to 63 letters, digits, '_' or '-'")
     ] = "0"
     """Name of this process in the ids of its sessions, such as the ordinal of a replica: routers
     send a request to the replica whose name is in the id."""

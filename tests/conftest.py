@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import os
 import ssl
 import subprocess
@@ -22,6 +23,7 @@ import torch
 from hypothesis import settings
 
 from rope_core.presets import built_in
+from tests.fork_server import ForkedProcess, ForkServer
 from tests.free_ports import free_ports
 from tests.waiting import wait_until
 
@@ -66,11 +68,17 @@ def pytest_collection() -> Iterator[None]:
     """Keep what is collected out of the garbage collector: it lives as long as the process.
 
     Without this, each `gc.collect()` of a test looks through all tests.
+
+    pytest adds its two handlers to the root of all loggers and to each that does not propagate,
+    three times for each test: the forty of torch would take half the time of a small test.
     """
     gc.disable()
     try:
         return (yield)
     finally:
+        for name, logger in logging.root.manager.loggerDict.items():
+            if name.startswith("torch") and isinstance(logger, logging.Logger):
+                logger.propagate = True  # the handlers of the root get its lines
         gc.freeze()
         gc.enable()
 
@@ -111,7 +119,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
 
 class _UrlAndProcess(NamedTuple):
     url: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedProcess
 
 
 class Started(_UrlAndProcess):
@@ -135,11 +143,20 @@ class Started(_UrlAndProcess):
 
 
 class Serve:
-    """Starts services of one's own: `with serve(ROPE_DRAIN_DELAY_S="1") as (url, process)`."""
+    """Starts services of one's own: `with serve(ROPE_DRAIN_DELAY_S="1") as (url, process)`.
 
-    def __init__(self, folder: Path, start_s: float = 60.0) -> None:
+    Args:
+        folder: of the log files.
+        start_s: most seconds of a start.
+        fork_server: forks the services; None: each is started by its command line.
+    """
+
+    def __init__(
+        self, folder: Path, start_s: float = 60.0, fork_server: ForkServer | None = None
+    ) -> None:
         self._folder = folder
         self._start_s = start_s
+        self._fork_server = fork_server
         self._count = 0
 
     @property
@@ -155,6 +172,7 @@ class Serve:
         self,
         module: str = "service",
         *,
+        forked: bool = True,
         output: int | None = None,
         tls: ssl.SSLContext | None = None,
         **variables: str,
@@ -163,6 +181,8 @@ class Serve:
 
         Args:
             module: that is run.
+            forked: whether it may be forked from a process that has imported its modules; False:
+                it is started by its command line, which takes three seconds more.
             output: file descriptor for its standard output; the log file if None.
             tls: what a client needs, where the variables have the files of a certificate.
             variables: of the environment.
@@ -174,13 +194,18 @@ class Serve:
         self._count += 1
         log = self._log
         with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module],
-                cwd=ROOT,
-                env=environment,
-                stdout=file if output is None else output,
-                stderr=file,
-            )
+            process: subprocess.Popen[bytes] | ForkedProcess
+            can_fork = forked and output is None and ForkServer.can_fork(variables)
+            if can_fork and self._fork_server is not None:
+                process = self._fork_server.start(module, environment, file.fileno())
+            else:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", module],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=file if output is None else output,
+                    stderr=file,
+                )
         scheme = "http" if tls is None else "https"
         started = Started(f"{scheme}://127.0.0.1:{port}", process)
         started.grpc_target = f"127.0.0.1:{environment['ROPE_GRPC_PORT']}"
@@ -195,7 +220,7 @@ class Serve:
 
 def _wait_until_ready(
     url: str,
-    process: subprocess.Popen[bytes],
+    process: subprocess.Popen[bytes] | ForkedProcess,
     log: Path,
     seconds: float,
     tls: ssl.SSLContext | None,
@@ -216,14 +241,15 @@ def _wait_until_ready(
 
 
 @pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
-    return Serve(tmp_path_factory.mktemp("service"))
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    with ForkServer() as fork_server:
+        yield Serve(tmp_path_factory.mktemp("service"), fork_server=fork_server)
 
 
 @pytest.fixture(scope="session")
 def server(serve: Serve) -> Iterator[Started]:
-    """A running service that all tests share."""
-    with serve() as started:
+    """A running service that all tests share, started as an operator starts it."""
+    with serve(forked=False) as started:
         yield started
 
 

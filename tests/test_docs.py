@@ -16,6 +16,7 @@ import rope_core
 import service.errors
 import service.oip.errors
 import service.sessions.errors
+from docs.alert_pages import alerts, alerts_page
 from docs.error_examples import ROWS, Example
 from docs.generate import (
     ERROR_EXAMPLES,
@@ -175,9 +176,24 @@ def test_each_error_class_has_one_row_in_the_errors_page():
     assert {row.error for row in ROWS} == error_classes()
 
 
-@pytest.mark.parametrize(("name", "page"), [("errors", errors_page), ("metrics", metrics_page)])
-def test_the_pages_of_errors_and_metrics_are_up_to_date(name, page):
+GENERATED = [("alerts", alerts_page), ("errors", errors_page), ("metrics", metrics_page)]
+
+
+@pytest.mark.parametrize(("name", "page"), GENERATED)
+def test_the_pages_of_alerts_errors_and_metrics_are_up_to_date(name, page):
     assert (ROOT / "docs" / f"{name}.md").read_text() == page(), "run `make docs`"
+
+
+def test_the_page_of_alerts_has_each_alert_with_its_meaning_and_first_action():
+    rows = dict(
+        re.findall(r"^\| `(Rope\w+)` \| \d+m \| (.+ \| .+) \|$", alerts_page(), re.MULTILINE)
+    )
+    assert rows.keys() == {rule["alert"] for rule in alerts()}
+    for name, cells in rows.items():
+        assert "{{" not in cells, name
+        for text in cells.split(" | "):
+            assert len(text.split()) >= 4, (name, text)
+            assert text.endswith("."), (name, text)
 
 
 def test_the_examples_of_errors_in_openapi_are_up_to_date():

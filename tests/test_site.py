@@ -102,7 +102,35 @@ def test_formulas_are_mathml_and_need_no_script(site, pages):
     assert not [url for page in pages.values() for url in page.loads if "mathjax" in url.lower()]
 
 
-def test_the_site_has_the_four_sections(site):
+def test_the_site_has_the_five_sections(site):
     index = (site / "docs" / "index.html").read_text()
     captions = re.findall(r'<p class="caption"[^>]*><span class="caption-text">(.+?)<', index)
-    assert captions == ["Learn", "How to", "Reference", "Explanation"]
+    assert captions == ["Learn", "How to", "Deploy", "Reference", "Explanation"]
+
+
+def test_the_navigation_has_each_title_once_and_those_of_the_cards(site):
+    index = (site / "docs" / "index.html").read_text()
+    menu = index.partition('class="sidebar-tree"')[2].partition("</aside>")[0]
+    titles = re.findall(r'<a class="reference internal" href="[^"]+">(.+?)</a>', menu)
+    assert len(titles) == len({*titles}) > 30
+    cards = re.findall(r"sd-card-title[^>]*>\s*(?:<[^>]+>\s*)*([^<]+)", index)
+    assert {card.strip() for card in cards} <= {*titles}
+
+
+def test_a_card_begins_with_a_capital(site):
+    index = (site / "docs" / "index.html").read_text()
+    texts = re.findall(r'<p class="sd-card-text">(.)', index)
+    assert len(texts) > 30
+    assert not [text for text in texts if text.islower()]
+
+
+def test_a_function_has_space_on_both_sides(site):
+    lessons = (site / "docs" / "learn" / "euler-to-rope.html").read_text()
+    space = r'<mspace width="0.17em"/>'
+    assert re.search(rf"</mi>\s*{space}<mi>sin</mi>\s*<mo>(&ApplyFunction;|.)</mo>{space}", lessons)
+
+
+def test_the_site_has_an_icon_and_no_empty_copyright(site):
+    index = (site / "docs" / "index.html").read_text()
+    assert re.search(r'<link rel="(shortcut )?icon" href="[^"]+favicon.svg"', index)
+    assert "Copyright" not in index

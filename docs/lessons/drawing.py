@@ -10,7 +10,7 @@ STYLE = (
     "text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans','PingFang SC',"
     "'Microsoft YaHei','Noto Sans CJK SC',sans-serif;fill:#4a525c;font-variant-numeric:tabular-nums}"
     ".i{font-family:'STIX Two Text','Cambria Math',Georgia,serif;font-style:italic;font-size:14px}"
-    ".b{font-weight:600;fill:#16191d}.n{font-size:11px}"
+    ".b{font-weight:600;fill:#16191d}.n{font-size:11px}.m{font-size:9.5px}"
     "text.a{fill:#0060a8}text.k{fill:#b3560b}text.c{fill:#007a5a}text.x{fill:#5b4a9a}"
 )
 

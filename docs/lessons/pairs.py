@@ -56,7 +56,7 @@ def lesson_4(words: Words) -> str:
                 parts.append(box(at, (cell, 28), A if value > 0 else B, 0.08 + 0.3 * abs(value)))
             label = f"{value:.3f}".replace("-", "−") if value else "0"
             centre = (at[0] + cell / 2, at[1] + 18)
-            parts.append(text(centre, label, "n", "middle"))
+            parts.append(text(centre, label, "m", "middle"))
     parts.append(
         path(
             [(x0, y0), (x0 + 8 * cell, y0), (x0 + 8 * cell, y0 + 224), (x0, y0 + 224)],

@@ -148,6 +148,7 @@ def route(service, handler, url, tensors, params):
     _, _, name, *rest = url.path.split("/")
     key = handler.headers.get("Idempotency-Key")
     if name == "step":
+        assert handler.headers["X-Session-Id"] == params["sessions"][0]
         return 200, *service.step_many(tensors, params)
     if not rest:
         if handler.command == "POST":

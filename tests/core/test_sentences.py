@@ -163,6 +163,8 @@ def vars_of(lengths):
 def test_one_layer_of_a_model():
     full = summary(resolve("gemma-3-27b-it", layer=5))
     assert full.endswith("10 of 62 layers are like this (full_attention).")
+    alike = summary(resolve("llama-3_3-nemotron-super-49b-v1", layer=0))
+    assert alike.endswith("49 of 80 layers are like this.")
     nope = summary(resolve("smollm3-3b", layer=3))
     assert nope == "This layer does not rotate (no_rope_layers[3] is 0)."
     assert "27 of 36 layers rotate in this way, the others do not rotate." in summary(

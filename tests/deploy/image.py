@@ -5,7 +5,6 @@ configured with a local folder of wheels, the build gets these wheels over loopb
 """
 
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -13,26 +12,36 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from http.client import HTTPConnection
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
-import safetensors.numpy
+from packaging.utils import canonicalize_name
 
+from tests.deploy.locks import locks
 from tests.deploy.packages import ABSENT, outdated, unknown_licences
+from tests.deploy.traffic import (
+    attend,
+    check,
+    check_rotate,
+    get,
+    metric,
+    print_line,
+    tokens_for,
+    wait,
+)
 from tests.free_ports import free_port
-from tests.waiting import wait_until
+from tools.image_labels import build_arguments
 
 ROOT = Path(__file__).parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
 IMAGE = "rope-service:dev"
 BUILD_ARGUMENTS = {
-    "TORCH_SPEC": "torch==2.13.0 triton==3.7.1",  # torch for CPUs does not depend on Triton
+    # not by the lock, which has torch for CUDA; torch for CPUs does not depend on Triton
+    "TORCH_SPEC": "torch==2.13.0 triton==3.7.1",
     "KERNEL_TARGETS": "90",
     "KERNEL_SHAPES": "32x8x128",
 }
@@ -41,6 +50,8 @@ RESTRICTIONS = (
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--memory", "4g", "--pids-limit", "256"),
 )
+UNLOCKED = {"torch", "triton", "rope-service"}
+"""Packages of `TORCH_SPEC`, and the service itself."""
 DRAIN_DELAY_S = 1.0
 WHEELS_PORT = 18_765  # fixed, since the address is part of the key of the build cache
 DRIVER_FOLDER = "/usr/local/nvidia/lib64"
@@ -78,20 +89,22 @@ def main() -> None:
     """Build, run, send requests, stop."""
     reason = _engine_error()
     if reason:
-        _print(f"image test SKIPPED: {reason}")
+        print_line(f"image test SKIPPED: {reason}")
         return
     start = time.monotonic()
-    _build()
+    labels = build_arguments()
+    _build(labels)
     num_bytes = int(_docker("image", "inspect", "--format", "{{.Size}}", IMAGE))
-    _print(f"built in {time.monotonic() - start:.0f} s: {num_bytes / 1e9:.2f} GB")
+    print_line(f"built in {time.monotonic() - start:.0f} s: {num_bytes / 1e9:.2f} GB")
+    _check_labels(labels)
     _check_packages()
     _check_kernels()
     with _container(ROPE_DRAIN_DELAY_S=str(DRAIN_DELAY_S), ROPE_MAX_CALL_S="60") as (name, port):
         _check_health(name, port)
         _check_restrictions(name)
-        _check_rotate(port)
+        check_rotate(port)
         _check_stop(name, port)
-    _print("image test passed")
+    print_line("image test passed")
 
 
 def _engine_error() -> str | None:
@@ -101,9 +114,9 @@ def _engine_error() -> str | None:
     return f"{DOCKER} version failed: {done.stderr.strip()}" if done.returncode else None
 
 
-def _build() -> None:
+def _build(labels: dict[str, str]) -> None:
     with _local_wheels() as wheels:
-        arguments = BUILD_ARGUMENTS | wheels
+        arguments = BUILD_ARGUMENTS | labels | wheels
         build_args = [
             part for name in arguments for part in ("--build-arg", f"{name}={arguments[name]}")
         ]
@@ -154,14 +167,26 @@ def _container(**variables: str) -> Iterator[tuple[str, int]]:
     try:
         yield name, port
     except BaseException:
-        _print(_docker("logs", name))
+        print_line(_docker("logs", name))
         raise
     finally:
         _docker("rm", "--force", name)
 
 
+def _check_labels(arguments: dict[str, str]) -> None:
+    labels = json.loads(_docker("image", "inspect", "--format", "{{json .Config.Labels}}", IMAGE))
+    for argument, value in arguments.items():
+        label = {"BASE_DIGEST": "base.digest"}.get(argument, argument.lower())
+        actual = labels[f"org.opencontainers.image.{label}"]
+        check(actual == value, f"the label {label} is {value}: {actual}")
+    print_line(f"labels: {labels}")
+
+
 def _check_packages() -> None:
-    """Check versions and licences of what the image says it contains, and that it says all."""
+    """Check versions and licences of what the image says it contains, and that it says all.
+
+    All packages have the versions of the locks, also where torch is another build.
+    """
     entrypoint = "run", "--rm", "--entrypoint", "python", IMAGE, "-c"
     sbom = json.loads(_docker(*entrypoint, "print(open('/opt/rope/sbom.cdx.json').read())"))
     versions = {part["name"].lower(): part["version"] for part in sbom["components"]}
@@ -170,7 +195,11 @@ def _check_packages() -> None:
     assert not outdated(versions), outdated(versions)
     assert not ABSENT & versions.keys(), ABSENT & versions.keys()
     assert not unknown_licences(sbom["components"]), unknown_licences(sbom["components"])
-    _print(f"{len(versions)} packages, none outdated, all with known licences")
+    locked = locks()["torch"] | locks()["service"]
+    others = {name: version for name, version in versions.items() if name not in UNLOCKED}
+    differ = {n: v for n, v in others.items() if locked[canonicalize_name(n)].version != v}
+    assert not differ, differ
+    print_line(f"{len(versions)} packages as locked, none outdated, all with known licences")
 
 
 def _check_kernels() -> None:
@@ -184,114 +213,60 @@ def _check_kernels() -> None:
         for script in (LOAD_COMPILED, LOAD_EXTENSION, FIND_KERNELS):
             run = "run", "--rm", *options, "--entrypoint", "python", IMAGE, "-c", script
             output = _docker(*run, timeout_s=600)
-    _print(f"both extensions are loaded, prebuilt kernels are found: {output.strip()}")
+    print_line(f"both extensions are loaded, prebuilt kernels are found: {output.strip()}")
 
 
 def _check_health(name: str, port: int) -> None:
     start = time.monotonic()
-    _wait("the service is ready", lambda: _get(port, "/readyz") == 200)
+    wait("the service is ready", lambda: get(port, "/readyz") == 200)
     ready = time.monotonic()
-    _wait("the container is healthy", lambda: _state(name)["Health"]["Status"] == "healthy")
-    _print(f"ready {ready - start:.1f} s after its start, healthy {time.monotonic() - start:.1f} s")
+    wait("the container is healthy", lambda: _state(name)["Health"]["Status"] == "healthy")
+    print_line(
+        f"ready {ready - start:.1f} s after its start, healthy {time.monotonic() - start:.1f} s"
+    )
 
 
 def _check_restrictions(name: str) -> None:
     status = _docker("exec", name, "cat", "/proc/1/status")
     facts = dict(line.split(":\t", 1) for line in status.splitlines())
     shown = {key: facts[key] for key in ("Uid", "Gid", "CapEff", "NoNewPrivs", "Seccomp")}
-    _check(facts["Uid"].split() == ["12345"] * 4, f"the process has the given uid: {shown}")
-    _check(int(facts["CapEff"], 16) == 0, f"the process has no capabilities: {shown}")
-    _check(facts["NoNewPrivs"] == "1", f"the process cannot gain privileges: {shown}")
+    check(facts["Uid"].split() == ["12345"] * 4, f"the process has the given uid: {shown}")
+    check(int(facts["CapEff"], 16) == 0, f"the process has no capabilities: {shown}")
+    check(facts["NoNewPrivs"] == "1", f"the process cannot gain privileges: {shown}")
     command = _docker("exec", name, "cat", "/proc/1/cmdline").replace("\0", " ")
-    _check("rope-service serve" in command, f"process 1 is the service itself: {command}")
+    check("rope-service serve" in command, f"process 1 is the service itself: {command}")
     touch = [DOCKER, "exec", name, "touch", "/opt/rope/x"]
     done = subprocess.run(touch, capture_output=True, text=True, check=False)
-    _check(
+    check(
         "Read-only file system" in done.stderr, f"the root file system is read-only: {done.stderr}"
     )
-    _print(f"restrictions: {shown}, root read-only")
-
-
-def _check_rotate(port: int) -> None:
-    body = {"q": [[[[1, 2, 3, 4]]]], "positions": [7], "rope": {"theta": 10_000}}
-    status, response = _post(port, "/v1/rotate", "application/json", json.dumps(body).encode())
-    _check(status == 200, f"rotate succeeds: {status} {response[:500]!r}")
-    actual = json.loads(response)["q"]["data"]
-    factors = [complex(math.cos(a), math.sin(a)) for a in (7.0, 0.07)]
-    first, second = (1 + 3j) * factors[0], (2 + 4j) * factors[1]
-    expected = [first.real, second.real, first.imag, second.imag]
-    _check(
-        bool(np.allclose(actual, expected, rtol=1e-6)),
-        f"rotate is correct: {actual}, expected {expected}",
-    )
-    _print(f"rotate: {actual}")
+    print_line(f"restrictions: {shown}, root read-only")
 
 
 def _check_stop(name: str, port: int) -> None:
-    num_tokens = 2048
-    _attend(port, num_tokens)  # warm-up
-    seconds = _attend(port, num_tokens)
-    num_tokens = int(num_tokens * math.sqrt(SLOW_REQUEST_S / seconds))
+    num_tokens = tokens_for(port, SLOW_REQUEST_S)
     with ThreadPoolExecutor(2) as threads:
         request_start = time.monotonic()
-        slow = threads.submit(_attend, port, num_tokens)
-        _wait("a request is admitted", lambda: _metric(port, "rope_admitted_bytes") > 0)
+        slow = threads.submit(attend, port, num_tokens)
+        wait("a request is admitted", lambda: metric(port, "rope_admitted_bytes") > 0)
         stop_start = time.monotonic()
         stop = threads.submit(_docker, "stop", "-t", "60", name)
-        _wait("the service drains", lambda: _get(port, "/readyz") == 503)
-        _check(_get(port, "/healthz") == 200, "a draining service is alive")
+        wait("the service drains", lambda: get(port, "/readyz") == 503)
+        check(get(port, "/healthz") == 200, "a draining service is alive")
         response_s = request_start + slow.result() - stop_start
         stop.result()
     stopped_s = time.monotonic() - stop_start
     state = _state(name)
-    _check(
+    check(
         response_s > DRAIN_DELAY_S, f"the response comes after the drain began: {response_s:.1f} s"
     )
-    _check(
+    check(
         state["ExitCode"] != 137 and not state["OOMKilled"], f"the service exits by itself: {state}"
     )
-    _print(
+    print_line(
         f"stop with attention over {num_tokens} tokens in flight: correct response after "
         f"{response_s:.1f} s, exit after {stopped_s:.1f} s, exit code {state['ExitCode']}"
     )
-
-
-def _attend(port: int, num_tokens: int) -> float:
-    """Request attention that is the mean of 0, 1, ... up to each token; return the seconds."""
-    q = np.zeros((1, num_tokens, 8, 64), np.float32)  # zeros weight all keys equally
-    v = np.broadcast_to(np.arange(num_tokens, dtype=np.float32)[:, None, None], q.shape[1:])[None]
-    tensors = {"q": q, "k": q[:, :, :1], "v": v[:, :, :1]}
-    body = safetensors.numpy.save({n: np.ascontiguousarray(t) for n, t in tensors.items()})
-    start = time.monotonic()
-    status, response = _post(port, "/v1/attention", "application/x-safetensors", body)
-    seconds = time.monotonic() - start
-    _check(status == 200, f"attention succeeds: {status} {response[:500]!r}")
-    out = safetensors.numpy.load(response)["out"]
-    _check(bool(np.allclose(out, v / 2, rtol=1e-4)), "attention is correct")
-    return seconds
-
-
-def _post(port: int, path: str, content_type: str, body: bytes) -> tuple[int, bytes]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=120)
-    connection.request("POST", path, body, {"Content-Type": content_type})
-    response = connection.getresponse()
-    return response.status, response.read()
-
-
-def _get(port: int, path: str) -> int | None:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status
-    except OSError:
-        return None
-
-
-def _metric(port: int, name: str) -> float:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
 def _state(name: str) -> dict:
@@ -302,25 +277,8 @@ def _docker(*arguments: str, timeout_s: float = 120) -> str:
     done = subprocess.run(
         [DOCKER, *arguments], capture_output=True, text=True, check=False, timeout=timeout_s
     )
-    _check(done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr.strip()}")
+    check(done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout + done.stderr if arguments[0] == "logs" else done.stdout
-
-
-def _wait(condition: str, is_met: Callable[[], bool]) -> None:
-    try:
-        wait_until(is_met, 120)
-    except TimeoutError:
-        _check(False, condition)
-
-
-def _check(is_met: bool, condition: str) -> None:
-    if not is_met:
-        raise SystemExit(f"image test FAILED: {condition}")
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

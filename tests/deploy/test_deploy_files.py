@@ -9,15 +9,21 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service import __version__
 from service.__main__ import MALLOC
-from service.access.scopes import PUBLIC_PATHS
 from service.lifecycle import EXIT_CODES
 from service.settings import PREFIX, Settings
 from tests.deploy import image
+from tools.image_labels import build_arguments
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = ROOT / "deploy" / "compose.yaml"
+BASE = "${BASE}${BASE_DIGEST:+@$BASE_DIGEST}"
+LABELS = (
+    *("title", "description", "licenses", "version", "revision", "created", "source"),
+    *("base.name", "base.digest"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def last_stage(instructions):
 @pytest.fixture(scope="module")
 def variables(instructions, last_stage):
     """The environment of the last stage, including that of its base stage."""
-    first = instructions.index(("FROM", "${BASE} AS base"))
+    first = instructions.index(("FROM", f"{BASE} AS base"))
     base = [arguments for name, arguments in instructions[first : first + 2] if name == "ENV"]
     return dict(part.split("=", 1) for env in base + last_stage["ENV"] for part in shlex.split(env))
 
@@ -86,6 +92,28 @@ def test_image_does_not_select_gpus_and_finds_the_driver(variables):
     assert variables["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
     assert variables["LD_LIBRARY_PATH"] == "/usr/local/nvidia/lib64:/usr/local/nvidia/lib"
     assert image.DRIVER_FOLDER in variables["LD_LIBRARY_PATH"].split(":")
+
+
+def test_labels_say_what_the_image_was_built_from(instructions, last_stage):
+    (labels,) = (dict(part.split("=", 1) for part in shlex.split(x)) for x in last_stage["LABEL"])
+    assert list(labels) == [f"org.opencontainers.image.{name}" for name in LABELS]
+    variables = set(re.findall(r"\$\{(\w+)\}", " ".join(labels.values())))
+    assert variables == {argument.partition("=")[0] for argument in last_stage["ARG"]}
+    assert instructions[-1][0] == "LABEL", "labels of a build must not end the use of its cache"
+    assert variables >= build_arguments().keys() >= {"VERSION"}
+
+
+def test_labels_of_a_build_come_from_git_and_the_environment(monkeypatch):
+    monkeypatch.setenv("SOURCE", "here")
+    monkeypatch.setenv("BASE_DIGEST", "sha256:0")
+    arguments = build_arguments()
+    assert arguments["VERSION"] == __version__
+    assert arguments["SOURCE"] == "here"
+    assert arguments["BASE_DIGEST"] == "sha256:0"
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout of Git")
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", arguments["REVISION"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", arguments["CREATED"])
 
 
 STAGES = ("torch", "driver", "service", "kernels", "sbom")
@@ -139,8 +167,11 @@ def test_base_images_are_stages_or_the_argument(instructions):
     stages = {arguments.split(" AS ")[-1] for name, arguments in instructions if name == "FROM"}
     for name, arguments in instructions:
         if name == "FROM":
-            assert arguments.split()[0] in stages | {"${BASE}"}
+            assert arguments.split()[0] in stages | {BASE}
     assert ("ARG", "BASE=python:${PYTHON_VERSION}-slim-bookworm") in instructions
+    assert instructions.index(("ARG", "BASE_DIGEST")) < instructions.index(
+        ("FROM", f"{BASE} AS needs-buildkit")
+    )
 
 
 def test_dockerfile_needs_no_new_builder_features():
@@ -152,44 +183,10 @@ def test_dockerfile_needs_no_new_builder_features():
 def test_the_legacy_builder_stops_at_the_first_stage_and_buildkit_skips_it(instructions):
     first = next(i for i, (name, _) in enumerate(instructions) if name == "FROM")
     (_, stage), (run, command) = instructions[first : first + 2]
-    assert (stage, run) == ("${BASE} AS needs-buildkit", "RUN")
+    assert (stage, run) == (f"{BASE} AS needs-buildkit", "RUN")
     assert "DOCKER_BUILDKIT=1 docker build" in command
     assert command.endswith("exit 1")
     assert not [each for each in instructions[first + 1 :] if "needs-buildkit" in each[1]]
-
-
-@pytest.fixture(scope="module")
-def kubernetes():
-    """The Deployment and the Service of the documentation."""
-    page = (ROOT / "docs" / "deploy.md").read_text()
-    (text,) = re.findall(r"```yaml\n(apiVersion:.*?)```", page, re.DOTALL)
-    objects = {each["kind"]: each for each in yaml.safe_load_all(text)}
-    assert objects.keys() == {"Deployment", "Service"}
-    return objects["Deployment"]["spec"], objects["Service"]["spec"]
-
-
-def test_kubernetes_service_selects_the_pods_and_has_the_ports_of_the_image(kubernetes, variables):
-    deployment, service = kubernetes
-    labels = deployment["template"]["metadata"]["labels"]
-    assert deployment["selector"]["matchLabels"] == service["selector"] == labels
-    (container,) = deployment["template"]["spec"]["containers"]
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert {port["targetPort"] for port in service["ports"]} == ports.keys()
-    defaults = [variables["ROPE_HTTP_PORT"], variables["ROPE_GRPC_PORT"]]
-    assert [str(port) for port in ports.values()] == defaults
-    assert [str(port["port"]) for port in service["ports"]] == defaults
-
-
-def test_kubernetes_probes_need_no_key_and_a_pod_may_drain(kubernetes):
-    pod = kubernetes[0]["template"]["spec"]
-    (container,) = pod["containers"]
-    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-        probe = container[name]["httpGet"]
-        assert probe["path"] in PUBLIC_PATHS
-        assert probe["port"] in {port["name"] for port in container["ports"]}
-    drain_s = sum(Settings.model_fields[name].default for name in ("drain_delay_s", "drain_s"))
-    assert pod["terminationGracePeriodSeconds"] > drain_s
-    assert pod["enableServiceLinks"] is False, "or ROPE_PORT of the Service stops the start"
 
 
 def test_compose_restricts_the_container(profile):

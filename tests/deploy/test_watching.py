@@ -1,7 +1,6 @@
 """The dashboard and the alerts: their expressions name metrics and labels that the service has."""
 
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,19 +13,12 @@ from service.lifecycle import Lifecycle
 from service.server.app import create_app
 from service.settings import Settings
 from tests.conftest import ROOT
+from tests.deploy.expressions import NAME, faults
 from tests.service.recorded.surface import shape_of_metrics
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "rope-service.json"
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
 UNIT_TESTS = ROOT / "deploy" / "prometheus" / "tests" / "rules.yaml"
-
-NAME = re.compile(r"\b(?:rope|nv|process|python)_[a-z0-9_]+")
-SELECTOR = re.compile(r"\b([a-z_]+)\{([^}]*)\}")
-LABEL = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"')
-BY = re.compile(r"\b(?:by|without) \(([^)]*)\)")
-
-OF_PROMETHEUS = {"instance", "job"}
-"""Labels that Prometheus adds to each sample."""
 
 
 def rules() -> list[dict[str, Any]]:
@@ -61,25 +53,6 @@ def labels() -> dict[str, set[str]]:
     for collector in [*metrics.registry._collector_to_names]:
         for name in metrics.registry._collector_to_names[collector]:
             found.setdefault(name, set()).update(getattr(collector, "_labelnames", ()))
-    return found
-
-
-def faults(expression: str, labels: dict[str, set[str]]) -> list[str]:
-    """Return what an expression names and the service does not have."""
-    names = NAME.findall(expression)
-    found = [name for name in names if name not in labels]
-    every = {"le"} | OF_PROMETHEUS
-    for name in names:
-        every |= labels.get(name, set())
-    for name, inside in SELECTOR.findall(expression):
-        own = (
-            labels.get(name, set())
-            | OF_PROMETHEUS
-            | ({"le"} if name.endswith("_bucket") else set())
-        )
-        found += [f"{name}{{{label}}}" for label in LABEL.findall(inside) if label not in own]
-    for group in BY.findall(expression):
-        found += [label for label in group.replace(" ", "").split(",") if label not in every]
     return found
 
 

@@ -163,3 +163,18 @@ def test_vendor_names_its_packages_and_licences():
             rf"^{re.escape(name)} {re.escape(version)} \((MIT|ISC|Apache-2.0)\)$", licences, re.M
         )
     assert "resolved" not in json.dumps(lock), "no host of a registry"
+
+
+@pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.name)
+def test_every_import_is_used(file):
+    script = re.sub(r"//[^\n]*", "", file.read_text())
+    imports = re.compile(r"^import \{([^}]*)\} from .*$", re.MULTILINE)
+    names = [
+        each.split(" as ")[-1].strip()
+        for part in imports.findall(script)
+        for each in part.split(",")
+    ]
+    rest = imports.sub("", script)
+    uses = r"(?<![\w$])(?<![\w)\]?]\.){}\b"  # no property of another value
+    unused = [name for name in names if name and not re.search(uses.format(re.escape(name)), rest)]
+    assert unused == []

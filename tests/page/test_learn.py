@@ -517,6 +517,32 @@ def test_lessons_by_keyboard_and_by_address(lesson):
     page.wait_for_selector("#lesson-6.shown")
 
 
+def test_figures_that_did_not_load_are_loaded_by_the_next_visit(lesson, open_view):
+    page = lesson(1)
+    page.route("**/learn/turn.js", lambda route: route.abort())
+    with page.expect_event("requestfailed"):
+        page.click("#step-2")
+    page.unroute("**/learn/turn.js")
+    page.click("#step-1")
+    page.click("#step-2")
+    page.wait_for_selector("#lesson-2[data-ready] svg[role]")
+    open_view.forgive("ERR_FAILED")
+
+
+def test_without_a_clipboard_nothing_is_said_to_be_copied(lesson):
+    """The text is selected: the reader can copy it with the keys."""
+    script = "Object.defineProperty(navigator, 'clipboard', { value: undefined })"
+    page = lesson(2, before=lambda page: page.add_init_script(script))
+    page.click("#lesson-2 .ask > button")
+    page.click("#lesson-2 .ask details summary")
+    command = page.locator("#lesson-2 .ask .command")
+    command.get_by_role("button", name="Copy").click()
+    selected = page.evaluate("getSelection().toString()")
+    assert selected.startswith("curl")
+    settled(page)
+    assert command.locator("output").inner_text() == ""
+
+
 @pytest.mark.parametrize(
     "fragment", ["lesson=99&m=1e9&n=-4", "lesson=3&m=<b>&n=NaN", "x=" + "9" * 9999]
 )

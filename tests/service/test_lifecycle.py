@@ -91,7 +91,7 @@ async def test_ready_after_the_warm_up_and_not_while_draining(client, lifecycle)
 
 
 def test_sigterm_drains(serve: Serve):
-    with serve(**DRAIN) as (url, process):
+    with serve(forked=False, **DRAIN) as (url, process):
         slow = begin_slow(url)
         process.send_signal(signal.SIGTERM)
         with httpx.Client(base_url=url, timeout=60) as client:
@@ -145,7 +145,7 @@ def test_sigterm_while_starting_ends_the_start():
 
 
 def test_an_idle_service_ends_soon_after_ctrl_c(serve: Serve):
-    with serve(ROPE_DRAIN_DELAY_S="30") as (_, process):
+    with serve(forked=False, ROPE_DRAIN_DELAY_S="30") as (_, process):
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0
 

@@ -32,7 +32,8 @@ NUM_CONNECTIONS = 8
 @pytest.fixture(scope="module")
 def service(serve: Serve) -> Iterator[Started]:
     """A service with the settings that it has by default."""
-    with serve(ROPE_PREFAULT_BYTES=str(320 * MIB), ROPE_LOG_LEVEL="warning") as started:
+    variables = {"ROPE_PREFAULT_BYTES": str(320 * MIB), "ROPE_LOG_LEVEL": "warning"}
+    with serve(forked=False, **variables) as started:
         yield started
 
 

@@ -1,7 +1,7 @@
 // Where each value of the config view comes from, which keys are ignored, and the answer as it is.
 import { html, useMemo } from "./vendor.js";
 import { integer, significant, t } from "./page.js";
-import { Figure, Command } from "./figure.js";
+import { Command } from "./figure.js";
 import { curl, parse, textOf } from "./config-data.js";
 
 /** Return the value at a path of the config, such as text_config.rope_scaling.factor. */

@@ -1,8 +1,8 @@
 // The config view: what a config.json or a preset does to each pair of channels.
 import { html, useEffect, useId, useMemo, useRef, useState } from "./vendor.js";
-import { integer, setState, start, state, t } from "./page.js";
+import { integer, setState, start, t } from "./page.js";
 import { choiceOf, chosen, choose, Plot, Slider, useWidth } from "./figure.js";
-import { axisName, choosePreset, chooseText, curl, follow, isParameters, parse, presets, sentence, source, textOf, titleOf, view } from "./config-data.js";
+import { axisName, choosePreset, chooseText, follow, isParameters, parse, presets, sentence, source, textOf, titleOf, view } from "./config-data.js";
 import { Clock, Kinds, runs, Score, Waves } from "./config-figures.js";
 
 const LONGEST_SHOWN = 200_000;

@@ -92,8 +92,8 @@ export function Command({ text }) {
   const code = useRef(null);
   const copy = async () => {
     getSelection().selectAllChildren(code.current); // without https there is no clipboard: select it at least
-    await navigator.clipboard?.writeText(text);
-    setCopied(true);
+    const isCopied = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+    setCopied(isCopied === true);
   };
   return html`<div class="command"><pre tabindex="0"><code ref=${code}>${text}</code></pre>
     <button type="button" onClick=${copy}>${t("figure.copy")}</button><output>${copied ? t("figure.copied") : ""}</output></div>`;

@@ -32,8 +32,10 @@ async function show(number) {
   const section = sections[number - 1];
   document.title = `${section.querySelector("h2").textContent} · rope`;
   if (mounted.has(number)) return;
+  const module = await import(`./learn/${MODULES[number - 1]}.js`).catch(() => null);
+  if (!module || mounted.has(number)) return; // no answer: the next visit of the lesson asks again
   mounted.add(number);
-  const { parts } = await import(`./learn/${MODULES[number - 1]}.js`);
+  const { parts } = module;
   for (const place of section.querySelectorAll("[data-part]")) {
     const Part = parts[place.dataset.part];
     if (Part) render(html`<${Part} />`, place);

@@ -15,7 +15,7 @@ MAX_ID_CHARS = 128
 """Length of the longest id."""
 
 _ID = re.compile(
-    r"(r1\.([A-Za-z0-9_-]{1,32})\.([A-Za-z0-9_-]{1,32})\.([A-Za-z0-9_-]{22}))\.([A-Za-z0-9_-]{11})"
+    r"(r1\.([A-Za-z0-9_-]{1,63})\.([A-Za-z0-9_-]{1,32})\.([A-Za-z0-9_-]{22}))\.([A-Za-z0-9_-]{11})"
 )
 
 
@@ -39,7 +39,7 @@ class SessionIds:
     """Makes and checks the ids of one process.
 
     Args:
-        owner: name of this process, 1 to 32 letters, digits, `_` or `-`.
+        owner: name of this process, 1 to 63 letters, digits, `_` or `-`.
         key: secret of the MAC, the same in all processes; None: a random one. Without a given key,
             ids of other processes and epochs cannot be checked; each that is well formed gets the
             same answer.

@@ -44,7 +44,7 @@ class Watcher(threading.Thread):
 
 
 def test_sigterm_drains_without_waiting_for_idle_peers(serve: Serve):
-    with serve(ROPE_DRAIN_DELAY_S="1.5", ROPE_DRAIN_S="20") as started:
+    with serve(forked=False, ROPE_DRAIN_DELAY_S="1.5", ROPE_DRAIN_S="20") as started:
         port = int(started.grpc_target.rpartition(":")[2])
         with (
             grpc.insecure_channel(started.grpc_target) as channel,

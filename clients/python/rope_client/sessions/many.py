@@ -42,7 +42,8 @@ def step_many(
     """Step many sessions in one request: `(session, q, k, v)` each.
 
     The answer has for each of them what its own `step` would return, or the error that it would
-    raise: one session that fails does not fail the others. A session may be there once.
+    raise: one session that fails does not fail the others. A session may be there once. Behind a
+    router, all sessions must be of one replica, that of the first one.
 
     Args:
         steps: sessions of one configuration, with q, k, v `[B, n, H, D]`.
@@ -99,6 +100,7 @@ def step_many(
         read=read,
         options=options,
         is_idempotent=True,
+        headers={"X-Session-Id": states[0].id},  # for routers: they do not look into bodies
     )
 
 

@@ -18,13 +18,13 @@ const widthOf = () => (WIDTHS.includes(chosen("d").value) ? chosen("d").value : 
 const distanceOf = () => Math.round(numberOf("t", { least: 0, most: FAR, fallback: 6 }));
 const ropeOf = () => ({ theta: thetaOf(), head_dim: Number(widthOf()) });
 
-const curves = new Map(); // of the last frequencies, shared by figure and numbers
+const values = new Map(); // of the last frequencies, shared by figure and numbers
 
-/** The value of `make(frequencies)`, computed once for the same frequencies. */
-function once(make, frequencies) {
-  const last = curves.get(make);
-  if (last?.frequencies !== frequencies) curves.set(make, { frequencies, value: make(frequencies) });
-  return curves.get(make).value;
+/** The value of `make(from)`, computed once for the same frequencies or curves. */
+function once(make, from) {
+  const last = values.get(make);
+  if (last?.from !== from) values.set(make, { from, value: make(from) });
+  return values.get(make).value;
 }
 
 /** Curves of random vectors; they follow when the hand rests. */
@@ -95,13 +95,16 @@ function Controls() {
     <${Choices} label=${t("learn.score.width")} name="d" value=${widthOf()} options=${WIDTHS.map((width) => [width, width])} />`;
 }
 
+const near = (random) => spread(random, 1, 1000);
+const far = (random) => spread(random, 10000, FAR);
+
 function Numbers() {
   const { frequencies } = useFrequencies(ropeOf());
   const random = useRandom(frequencies);
   const distance = distanceOf();
   if (!frequencies) return null;
   const equal = once(equalScores, frequencies);
-  const half = halfDistance(equal);
+  const half = once(halfDistance, equal);
   const count = frequencies.length;
   const vector = [...Array(count).fill(1), ...Array(count).fill(0)];
   const body = { q: [[vector]], k: [[vector]], v: [[Array(2 * count).fill(0)]], q_positions: [distance], k_positions: [0], rope: ropeOf(), scale: 1 / count, causal: false, return_lse: true };
@@ -109,8 +112,8 @@ function Numbers() {
   return html`<table class="laws"><tbody>
       ${row(t("learn.score.peak"), fixed(equal[0], 4), "peak")}
       ${row(t("learn.score.half"), half === null ? `> ${integer(FAR)}` : integer(half), "half")}
-      ${row(t("learn.score.near"), random ? fixed(spread(random, 1, 1000), 3) : "", "near")}
-      ${row(t("learn.score.far"), random ? fixed(spread(random, 10000, FAR), 3) : "", "far")}
+      ${row(t("learn.score.near"), random ? fixed(once(near, random), 3) : "", "near")}
+      ${row(t("learn.score.far"), random ? fixed(once(far, random), 3) : "", "far")}
     </tbody></table>
     <${Ask} own=${[[t("learn.score.at_distance", { distance: integer(distance) }), equal[distance]]]} calls=${() => [["v1/attention", body]]} read=${([answer]) => answer.lse.data} />`;
 }

@@ -2,7 +2,7 @@
 import { html, useState } from "../vendor.js";
 import { t } from "../page.js";
 import { Figure, choose } from "../figure.js";
-import { Arrow, Ask, Control, Plane, RADIAN, dot, fixed, numberOf, turn } from "./parts.js";
+import { Arrow, Ask, Control, Plane, RADIAN, fixed, numberOf, turn } from "./parts.js";
 
 const anglesOf = () => ["a", "b"].map((name) => Math.round(numberOf(name, { least: 0, most: 180, fallback: 90 })));
 const stepOf = () => Math.round(numberOf("step", { least: 0, most: 2, fallback: 2 }));

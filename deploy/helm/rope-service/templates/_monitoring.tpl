@@ -1,0 +1,32 @@
+{{/* What a ServiceMonitor and a PodMonitor have in common: how the port of /metrics is read. */}}
+{{- define "rope-service.metricsEndpoint" -}}
+{{- $monitor := .monitor }}
+{{- $root := .root }}
+port: {{ include "rope-service.metricsPort" $root }}
+path: /metrics
+scheme: {{ include "rope-service.metricsScheme" $root }}
+interval: {{ $monitor.interval }}
+scrapeTimeout: {{ $monitor.scrapeTimeout }}
+{{- with $monitor.tlsConfig }}
+tlsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if $root.Values.keys.enabled }}
+authorization:
+  type: Bearer
+  credentials:
+    name: {{ $monitor.keySecret.name }}
+    key: {{ $monitor.keySecret.key }}
+{{- end }}
+relabelings:
+  # the alerts and the dashboard name the job, and show the instance
+  - {targetLabel: job, replacement: rope-service}
+  - {sourceLabels: [namespace, pod], separator: /, targetLabel: instance}
+  {{- with $monitor.relabelings }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $monitor.metricRelabelings }}
+metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}

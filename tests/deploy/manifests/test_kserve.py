@@ -1,0 +1,158 @@
+"""What KServe makes of deploy/kserve is valid Kubernetes, drains in time and scales as it says."""
+
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from tests.deploy.manifests import kserve
+from tests.deploy.manifests.schemas import VERSIONS, faults
+
+RUNTIME = kserve.load("serving-runtime")
+SESSIONS = kserve.load("inference-service-sessions")
+each_service = pytest.mark.parametrize("name", kserve.services())
+
+
+def container_of(name):
+    [container] = kserve.pod_spec(RUNTIME, kserve.load(name))["containers"]
+    return container
+
+
+def test_there_are_three():
+    assert kserve.services() == [f"inference-service-{each}" for each in ("cpu", "gpu", "sessions")]
+
+
+def test_the_runtime_of_a_cluster_is_that_of_a_namespace():
+    cluster = kserve.load("cluster-serving-runtime")
+    assert cluster["kind"] == "ClusterServingRuntime"
+    assert {**cluster, "kind": RUNTIME["kind"]} == RUNTIME
+
+
+@each_service
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_deployment_that_kserve_makes_is_valid(name, version):
+    assert faults(kserve.deployment(RUNTIME, kserve.load(name)), version) == []
+
+
+@pytest.mark.parametrize("name", ["pod-disruption-budget", "pod-monitor"])
+def test_what_belongs_beside_it_is_valid(name):
+    assert faults(kserve.load(name)) == []
+
+
+@each_service
+def test_a_pod_drains_before_it_is_killed(name):
+    pod = kserve.pod_spec(RUNTIME, kserve.load(name))
+    env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    drain = float(env["ROPE_DRAIN_DELAY_S"]) + float(env["ROPE_DRAIN_S"])
+    assert drain + 10 <= pod["terminationGracePeriodSeconds"]
+
+
+@each_service
+def test_the_variables_of_a_service_are_off(name):
+    """A ServingRuntime has no such field, so each InferenceService must have it."""
+    assert kserve.pod_spec(RUNTIME, kserve.load(name))["enableServiceLinks"] is False
+
+
+@each_service
+def test_the_first_port_is_http(name):
+    ports = kserve.service_ports(RUNTIME, kserve.load(name))
+    assert ports == {"http": (80, 8000), "grpc": (8001, 8001), "status": (8002, 8002)}
+    assert RUNTIME["spec"]["annotations"]["prometheus.kserve.io/port"] == "8002"
+
+
+@each_service
+def test_probes_use_a_port_of_the_container(name):
+    container = container_of(name)
+    names = {port["name"] for port in container["ports"]}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["port"] in names
+
+
+@each_service
+def test_a_gpu_is_limited_and_requested_alike(name):
+    container = container_of(name)
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    limits, requests = (container["resources"][each] for each in ("limits", "requests"))
+    assert limits["memory"] == requests["memory"]
+    gpu = "nvidia.com/gpu"
+    assert (env["ROPE_DEVICE"] == "cuda") == (gpu in limits)
+    assert limits.get(gpu) == requests.get(gpu)
+
+
+@each_service
+def test_selectors_find_the_pods(name):
+    service = kserve.load(name)
+    labels = kserve.labels(service)
+    [spread] = service["spec"]["predictor"]["topologySpreadConstraints"]
+    assert spread["labelSelector"]["matchLabels"].items() <= labels.items()
+    [chosen] = kserve.load("pod-monitor")["spec"]["selector"]["matchExpressions"]
+    assert labels[chosen["key"]] in chosen["values"]
+    budget = kserve.load("pod-disruption-budget")["spec"]["selector"]["matchLabels"]
+    assert name.endswith("sessions") or budget.items() <= labels.items()
+
+
+def test_keda_gets_a_valid_object():
+    made = kserve.scaled_object(SESSIONS)
+    assert faults(made) == []
+    assert [each["metadata"]["threshold"] for each in made["spec"]["triggers"]] == [
+        "0.700000",
+        "0.300000",
+    ]
+
+
+def test_kserve_would_ignore_policies_of_scaling():
+    behavior = SESSIONS["spec"]["predictor"]["autoScaling"]["behavior"]
+    assert all([*rules] == ["stabilizationWindowSeconds"] for rules in behavior.values())
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus)")
+def test_the_queries_count_full_pods(tmp_path):
+    """Three pods: one and a half of them reserved, and a queue a tenth full; then nothing yet."""
+    memory, queue = (
+        trigger["metadata"]["query"]
+        for trigger in kserve.scaled_object(SESSIONS)["spec"]["triggers"]
+    )
+    common = 'job="rope-service",inferenceservice="rope-sessions"'
+
+    def series(name, *values, **labels):
+        text = "".join(f',{key}="{value}"' for key, value in labels.items())
+        return [
+            {"series": f'{name}{{{common},pod="{pod}"{text}}}', "values": f"{value}x9"}
+            for pod, value in enumerate(values)
+        ]
+
+    full = [
+        *series("rope_kv_bytes", 100, 50, 0, kind="reserved"),
+        *series("rope_kv_bytes", 0, 50, 0, kind="free"),
+        *series("rope_kv_bytes", 90, 40, 0, kind="used"),
+        *series("rope_queue_depth", 10, 20, 0),
+        *series("rope_queue_limit", 100, 100, 100),
+    ]
+    none = [
+        *series("rope_kv_bytes", 0, 0, kind="reserved"),
+        *series("rope_kv_bytes", 0, 0, kind="free"),
+        *series("rope_queue_depth", 0, 0),
+        *series("rope_queue_limit", 100, 100),
+    ]
+
+    def case(given, *expected):
+        return {
+            "interval": "1m",
+            "input_series": given,
+            "promql_expr_test": [
+                {
+                    "expr": query,
+                    "eval_time": "5m",
+                    "exp_samples": [{"labels": "{}", "value": value}],
+                }
+                for query, value in zip((memory, queue), expected, strict=True)
+            ],
+        }
+
+    file = tmp_path / "queries.yaml"
+    file.write_text(yaml.safe_dump({"tests": [case(full, 1.5, 0.3), case(none, 0, 0)]}))
+    done = subprocess.run(
+        ["promtool", "test", "rules", file], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

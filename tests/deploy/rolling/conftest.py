@@ -1,0 +1,37 @@
+"""Two replicas and HAProxy, shared by the tests of a file."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deploy.rolling.replicas import NAMES, Haproxy, Replica, haproxy, program
+
+
+@pytest.fixture(scope="session", autouse=True)
+def has_haproxy() -> None:
+    if program() is None:
+        pytest.skip("haproxy is not installed (Debian: haproxy)")
+
+
+@pytest.fixture(scope="session")
+def replicas(
+    has_haproxy: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Replica]]:
+    folder = tmp_path_factory.mktemp("replicas")
+    made = [Replica(name, folder / f"{name}.log") for name in NAMES]
+    try:
+        made[0].launch(ROPE_DRAIN_DELAY_S="4")  # long enough to look at what it does meanwhile
+        made[1].launch()
+        for replica in made:
+            replica.wait()
+        yield made
+    finally:
+        for replica in made:
+            replica.kill()
+
+
+@pytest.fixture(scope="module")
+def proxy(replicas: list[Replica], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Haproxy]:
+    log = tmp_path_factory.mktemp("haproxy") / "haproxy.log"
+    with haproxy(replicas, log) as started:
+        yield started

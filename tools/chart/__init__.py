@@ -1,0 +1,1 @@
+"""Generated files of the Helm chart: run `python -m tools.chart` after a change of its source."""
