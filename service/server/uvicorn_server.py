@@ -104,6 +104,8 @@ class Server(uvicorn.Server):
         self._closing: list[asyncio.Task[None]] = []
         self._delay_s = delay_s
         self._drain_s = drain_s
+        self.listening = asyncio.Event()
+        """Set when all listeners are open."""
         lifecycle.begin_drain = lambda: self._drain(delay_s)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -139,10 +141,11 @@ class Server(uvicorn.Server):
         if threading.current_thread() is threading.main_thread():  # others get no signals
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_files)
         self._log_started_message(http_sockets)
+        self.listening.set()
 
     @property
     def http_port(self) -> int:
-        """Port on which HTTP listens, also if the system chose it; known once `started`."""
+        """Port on which HTTP listens, known when `listening` is set."""
         return int(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

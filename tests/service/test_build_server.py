@@ -25,8 +25,7 @@ def test_it_serves_its_own_port_and_its_application_and_drains():
         serving = asyncio.create_task(built.server.serve())
         await anext(ready)
         await ready.aclose()
-        while not built.server.started:  # noqa: ASYNC110 - sets no event
-            await asyncio.sleep(0)
+        await built.server.listening.wait()
         for transport in (None, httpx.ASGITransport(built.app)):
             url = f"http://127.0.0.1:{built.server.http_port}"
             async with httpx.AsyncClient(transport=transport, base_url=url) as client:

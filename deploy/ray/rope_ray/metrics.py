@@ -26,15 +26,28 @@ class Metrics:
         self._app, self._deployment = app, deployment
 
     async def __call__(self, request: Request) -> Response:
-        """Return the page; 503 if a replica did not send its metrics in time."""
+        """Return the page; 401 or 403 without a key that may read it.
+
+        503 if a replica did not send its metrics in time.
+        """
         if request.method not in ("GET", "HEAD"):
             return Response("GET only\n", 405)
         handle: DeploymentHandle = serve.get_deployment_handle(self._deployment, self._app)
         try:
-            pages = await handle.broadcast("metrics").results_async(timeout_s=TIMEOUT_S)
+            authorization = [v.encode() for v in request.headers.getlist("authorization")]
+            scrapes = await handle.broadcast("metrics", authorization).results_async(
+                timeout_s=TIMEOUT_S
+            )
         except Exception as failure:  # a replica that dies raises one of many
             return Response(f"no metrics: {type(failure).__name__}\n", 503)
-        return Response(merge(pages), media_type=CONTENT_TYPE)
+        refusal = next((scrape.refusal for scrape in scrapes if scrape.refusal), None)
+        if refusal is not None:
+            response = Response(refusal.body, refusal.status)
+            response.raw_headers = refusal.headers
+            return response
+        return Response(
+            merge((scrape.replica, scrape.page) for scrape in scrapes), media_type=CONTENT_TYPE
+        )
 
 
 def build(args: dict[str, str]) -> serve.Application:

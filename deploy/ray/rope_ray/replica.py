@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import ray
 from ray import serve
 from ray.serve.context import ReplicaContext
 
-POLL_S = 0.05
-"""Seconds between two looks at a service that starts."""
+if TYPE_CHECKING:
+    from rope_ray.scrape import Scrape
 
 
 class Unhealthy(Exception):
@@ -66,25 +67,35 @@ class Replica:
 
         return fullness(self._built.service.metrics.registry)
 
-    def metrics(self) -> tuple[str, str]:
-        """Return the name of the replica and its metrics, for `rope_ray.metrics`."""
-        return self._id.unique_id, self._built.service.metrics.render().decode()
+    async def metrics(self, authorization: list[bytes]) -> "Scrape":
+        """Return the metrics of the replica, for `rope_ray.metrics`."""
+        from rope_ray.scrape import scrape
+
+        return scrape(self._built.service, self._id.unique_id, authorization)
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
         """Start the service and wait until it is ready; at the end, drain it as SIGTERM does."""
-        from service.lifecycle import Phase
-
-        server, lifecycle = self._built.server, self._built.lifecycle
+        lifecycle = self._built.lifecycle
         self._serving = asyncio.create_task(self._serve())
-        while lifecycle.phase is not Phase.READY or not server.started:
-            await asyncio.sleep(POLL_S)
-            await self.check_health()
+        ready = asyncio.create_task(self._wait_until_ready())
+        await asyncio.wait({self._serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        await self.check_health()
         yield
         if not lifecycle.ending:  # Ray sends no more requests; those to the own port still come
             lifecycle.drain()
             lifecycle.begin_drain()
         await self._serving
+
+    async def _wait_until_ready(self) -> None:
+        """Return when the service is ready, or when its device has failed."""
+        from service.lifecycle import Phase
+
+        await self._built.server.listening.wait()
+        async for phase in self._built.lifecycle.changes():
+            if phase is not Phase.WARMING_UP:
+                return
 
     async def _serve(self) -> None:
         try:

@@ -10,7 +10,10 @@ from service.sessions.lifetime.ids import SessionIds
 
 
 def test_the_owner_of_an_id_of_the_service():
-    assert owner_of(SessionIds("e3tork6l").new(ANONYMOUS).text) == "e3tork6l"
+    for owner in ("e3tork6l", "x" * 63):  # the longest that the service accepts
+        id_ = SessionIds(owner).new(ANONYMOUS).text
+        assert owner_of(id_) == owner
+        assert owner_in_request("", pickle.dumps({"path": f"/v1/sessions/{id_}"})) == owner
 
 
 @pytest.mark.parametrize("text", ["", "r1", "r1.", "r1..x", "r2.abc.x", "xr1.abc.x", "r1.a/b.x"])
