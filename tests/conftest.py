@@ -55,6 +55,10 @@ if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
 httpx.create_ssl_context = cache(httpx.create_ssl_context)
 httpx._transports.default.create_ssl_context = httpx.create_ssl_context
 
+# a busy machine may need more than the 5 s after which httpx gives up
+for step in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, step, 60.0)
+
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
 

@@ -4,6 +4,11 @@ import pytest
 from rope_ray.settings import replica_settings
 
 
+@pytest.fixture(autouse=True)
+def _no_threads(monkeypatch):
+    monkeypatch.delenv("ROPE_THREADS", raising=False)  # parallel tests set it
+
+
 def test_what_differs_from_one_replica_to_another(monkeypatch):
     monkeypatch.setenv("ROPE_HTTP_PORT", "8000")
     monkeypatch.setenv("ROPE_MAX_SESSIONS", "7")
