@@ -1,5 +1,27 @@
 {{/* Each definition prints a sentence for a combination of values that cannot work, or nothing. */}}
 
+{{- define "rope-service.validateNames" -}}
+{{- $name := include "rope-service.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+the name of the objects would be {{ $name }}, which no Service may have: set fullnameOverride, letters, digits and "-", with a letter first.
+{{- end }}
+{{- /* a label that stands twice in an object is refused by Kubernetes, or changes what selectors find */}}
+{{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" "rope-service/metrics" }}
+{{- $values := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "service.labels" .Values.service.labels }}
+{{- range $kind, $metrics := .Values.metrics }}
+{{- $_ := set $values (printf "metrics.%s.labels" $kind) $metrics.labels }}
+{{- end }}
+{{- range $path, $labels := $values }}
+{{- range $label, $_ := $labels }}
+{{- if has $label $own }}
+{{ $path }} has {{ $label }}, which the chart sets: leave it out (nameOverride changes app.kubernetes.io/name).
+{{- else if and (ne $path "commonLabels") (hasKey ($.Values.commonLabels | default dict) $label) }}
+{{ $path }} and commonLabels both have {{ $label }}: set it once.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "rope-service.validateDevice" -}}
 {{- $limits := .Values.resources.limits | default dict }}
 {{- $requests := .Values.resources.requests | default dict }}
@@ -130,7 +152,7 @@ settings.ROPE_HTTP_HOST is a loopback address, which neither probes nor clients 
 
 {{- define "rope-service.validateScheduling" -}}
 {{- /* a field that stands twice would be taken from one of the places, without a word */}}
-{{- $fields := omit .Values.extraPodSpec "activeDeadlineSeconds" "dnsConfig" "dnsPolicy" "ephemeralContainers" "hostAliases" "hostIPC" "hostNetwork" "hostUsers" "hostname" "os" "overhead" "preemptionPolicy" "priority" "readinessGates" "schedulingGates" "setHostnameAsFQDN" "shareProcessNamespace" "subdomain" }}
+{{- $fields := omit (.Values.extraPodSpec | default dict) "activeDeadlineSeconds" "dnsConfig" "dnsPolicy" "ephemeralContainers" "hostAliases" "hostIPC" "hostNetwork" "hostUsers" "hostname" "os" "overhead" "preemptionPolicy" "priority" "readinessGates" "schedulingGates" "setHostnameAsFQDN" "shareProcessNamespace" "subdomain" }}
 {{- range $name, $_ := $fields }}
 extraPodSpec.{{ $name }} is a field that the chart sets: use its value, such as volumes or affinity.
 {{- end }}
