@@ -121,6 +121,10 @@ tls.clientCa.enabled needs ports.status and probes.handler: status, because prob
 {{- if lt (len (uniq $ports)) 3 }}
 ports.http, ports.grpc and ports.status must differ.
 {{- end }}
+{{- $ports = list (int64 .Values.service.httpPort) (int64 .Values.service.grpcPort) (int64 .Values.ports.status) }}
+{{- if lt (len (uniq $ports)) 3 }}
+service.httpPort, service.grpcPort and ports.status must differ: all three are ports of the Service.
+{{- end }}
 {{- end }}
 
 {{- define "rope-service.validateDrain" -}}
@@ -162,6 +166,11 @@ extraPodSpec.{{ $name }} is a field that the chart sets: use its value, such as 
 {{- if ge (int $minAvailable) $fewest }}
 podDisruptionBudget.minAvailable is {{ int $minAvailable }} of {{ $fewest }} pods: no node could be drained.
 {{- end }}
+{{- end }}
+{{- $budget := .Values.podDisruptionBudget }}
+{{- $fixed := ternary (has (toString $budget.maxUnavailable) (list "0" "0%" "00%" "000%")) (eq (toString $minAvailable) "100%") (kindIs "invalid" $minAvailable) }}
+{{- if and $budget.enabled $fixed }}
+podDisruptionBudget lets no pod go: no node could be drained. Set maxUnavailable: 1.
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 ingress.enabled without ingress.hosts.
