@@ -2,9 +2,9 @@
 
 import re
 
-_ID = re.compile(r"r1\.([A-Za-z0-9_-]{1,32})\.")
+_ID = re.compile(r"r1\.([A-Za-z0-9_-]{1,63})\.")
 
-_PATH = re.compile(rb"/v1/sessions/(r1\.[A-Za-z0-9_-]{1,32}\.)")
+_PATH = re.compile(rb"/v1/sessions/(r1\.[A-Za-z0-9_-]{1,63}\.)")
 
 
 def owner_of(session_id: str) -> str | None:

@@ -9,8 +9,11 @@ from service.access.tenant import ANONYMOUS
 from service.sessions.lifetime.ids import SessionIds
 
 
-def test_the_owner_of_an_id_of_the_service():
-    assert owner_of(SessionIds("e3tork6l").new(ANONYMOUS).text) == "e3tork6l"
+@pytest.mark.parametrize("owner", ["e3tork6l", "a" * 63])
+def test_the_owner_of_an_id_of_the_service(owner):
+    session_id = SessionIds(owner).new(ANONYMOUS).text
+    assert owner_of(session_id) == owner
+    assert owner_in_request("", pickle.dumps({"path": f"/v1/sessions/{session_id}"})) == owner
 
 
 @pytest.mark.parametrize("text", ["", "r1", "r1.", "r1..x", "r2.abc.x", "xr1.abc.x", "r1.a/b.x"])
