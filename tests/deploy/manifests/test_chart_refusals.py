@@ -27,6 +27,7 @@ MADE = {"enabled": True, "certificate": "C", "privateKey": "K"}
         ({"image": {"digest": "0" * 64}}, "'/image/digest'", "pattern"),
         ({"fullnameOverride": "Rope"}, "'/fullnameOverride'", "pattern"),
         ({"replicaCount": "two"}, "'/replicaCount'", "integer"),
+        ({"minReadySeconds": 10**6}, "'/minReadySeconds'", "maximum"),  # would be written 1e+06
         ({"sessions": {"kvBytes": "1.2.3Gi"}}, "'/sessions/kvBytes'", "pattern"),
         ({"tmp": {"sizeLimit": "."}}, "'/tmp/sizeLimit'", "pattern"),
         (
