@@ -2,6 +2,7 @@
 
 - README.md, from the comments of values.yaml
 - `settings` and `variable` in values.schema.json, from service/settings.py
+- `required` in values.schema.json, from values.yaml
 """
 
 from tools.chart.paths import README, SCHEMA

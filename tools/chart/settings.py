@@ -3,11 +3,19 @@
 import json
 from typing import Any
 
+import yaml
+
 from service.settings import PREFIX, Settings
-from tools.chart.paths import SCHEMA
+from tools.chart.paths import SCHEMA, VALUES
 
 KEPT = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "minLength")
 """Keywords of pydantic's schema that the chart checks as well."""
+
+NULLABLE = ("podSecurityContext", "securityContext", "topologySpreadConstraints")
+"""Values that may be null: the chart then writes nothing."""
+
+NULLABLE_MAPS = ("resources", "settings", "labels")
+"""Definitions whose names may all be left out."""
 
 
 def variables() -> dict[str, dict[str, Any]]:
@@ -31,4 +39,42 @@ def render_schema() -> str:
     schema["definitions"]["settings"]["properties"] = known
     # other names of `env` are free, but a misspelt setting would stop the start of the service
     schema["definitions"]["variable"]["then"]["properties"]["name"]["enum"] = sorted(known)
+    needed: dict[str, set[str]] = {}
+    _require(schema, yaml.safe_load(VALUES.read_text()), schema["definitions"], needed)
+    for name, keys in needed.items():
+        schema["definitions"][name]["required"] = sorted(keys)
     return json.dumps(schema, indent=2) + "\n"
+
+
+def _require(
+    schema: dict[str, Any],
+    values: dict[str, Any],
+    definitions: dict[str, Any],
+    needed: dict[str, set[str]],
+) -> None:
+    """List values as required that templates cannot do without: null would remove them.
+
+    Values that are empty in values.yaml may be null, except `settings`.
+
+    Args:
+        schema: of a map of values.
+        values: the defaults of that map.
+        definitions: of the whole schema.
+        needed: for each definition that maps share, what all of them need; is filled in.
+    """
+    name = schema.get("$ref", "").rpartition("/")[2]
+    target = definitions[name] if name else schema
+    if name in NULLABLE_MAPS or "properties" not in target:
+        return
+    keys = {
+        key
+        for key, value in values.items()
+        if (value not in (None, "", [], {}) or key == "settings") and key not in NULLABLE
+    }
+    if name:
+        needed[name] = needed.get(name, keys) & keys
+    elif keys:
+        target["required"] = sorted(keys)
+    for key, value in values.items():
+        if isinstance(value, dict) and key in target["properties"]:
+            _require(target["properties"][key], value, definitions, needed)

@@ -93,7 +93,7 @@ def test_the_policy_names_clients_and_prometheus():
     prometheus = [{"namespaceSelector": {"matchLabels": {"c": "d"}}}]
     values = {"networkPolicy": {"enabled": True, "clients": clients, "prometheus": prometheus}}
     [policy] = _named(values, "NetworkPolicy").values()
-    assert [rule["from"] for rule in policy["spec"]["ingress"]] == [clients, prometheus]
+    assert [rule["from"] for rule in policy["spec"]["ingress"][:2]] == [clients, prometheus]
 
 
 def test_the_router_may_ask_for_names_and_call_pods():

@@ -27,6 +27,14 @@ MADE = {"enabled": True, "certificate": "C", "privateKey": "K"}
         ({"image": {"digest": "0" * 64}}, "'/image/digest'", "pattern"),
         ({"fullnameOverride": "Rope"}, "'/fullnameOverride'", "pattern"),
         ({"replicaCount": "two"}, "'/replicaCount'", "integer"),
+        ({"minReadySeconds": 10**6}, "'/minReadySeconds'", "maximum"),  # would be written 1e+06
+        ({"sessions": {"kvBytes": "1.2.3Gi"}}, "'/sessions/kvBytes'", "pattern"),
+        ({"tmp": {"sizeLimit": "."}}, "'/tmp/sizeLimit'", "pattern"),
+        (
+            {"topologySpreadConstraints": [{"topologyKey": "zone"}]},
+            "'/topologySpreadConstraints/0'",
+            "'whenUnsatisfiable'",
+        ),
         ({"podAnnotations": {"a": 1}}, "'/podAnnotations/a'", "string"),
     ],
 )
@@ -88,6 +96,11 @@ def test_the_schema_names_what_it_does_not_know(values, place, word):
         ),
         ({"settings": {"ROPE_HTTP_HOST": "127.0.0.1"}}, "loopback"),
         ({"podDisruptionBudget": {"minAvailable": 2}}, "no node could be drained"),
+        ({"podDisruptionBudget": {"maxUnavailable": 0}}, "lets no pod go"),
+        ({"podDisruptionBudget": {"maxUnavailable": "0%"}}, "lets no pod go"),
+        ({"podDisruptionBudget": {"minAvailable": "100%"}}, "lets no pod go"),
+        ({"service": {"grpcPort": 8000}}, "service.grpcPort and ports.status must differ"),
+        ({"service": {"httpPort": 8002}}, "service.grpcPort and ports.status must differ"),
         ({"extraPodSpec": {"volumes": []}}, "extraPodSpec.volumes is a field that the chart sets"),
         ({"ingress": {"enabled": True}}, "without ingress.hosts"),
         ({"gateway": {"grpc": {"enabled": True}}}, "gateway.grpc.parentRefs"),

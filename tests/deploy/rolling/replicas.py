@@ -140,8 +140,10 @@ class Haproxy:
         process: subprocess.Popen[bytes] | None,
         ports: Sequence[int],
         host: str = "127.0.0.1",
+        log: Path = Path(os.devnull),
     ) -> None:
         self.process = process
+        self.log = log
         self.http_port, self.grpc_port, stats_port = ports
         self.url = f"http://{host}:{self.http_port}"
         self.stats_url = f"http://{host}:{stats_port}"
@@ -227,7 +229,7 @@ def haproxy(
         process = subprocess.Popen(
             command, env=environment_of(replicas, ports), stdout=file, stderr=file
         )
-    started = Haproxy(process, ports)
+    started = Haproxy(process, ports, log=log)
     try:
         started.wait_for(*states)
         yield started

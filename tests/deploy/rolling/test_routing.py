@@ -162,10 +162,27 @@ def test_a_large_body_passes_in_both_directions(client):
     np.testing.assert_allclose(answer.q[:, ::512], expected, atol=1e-3)
 
 
-def test_metrics_of_one_replica_are_not_served_as_those_of_all(proxy):
-    assert httpx.get(f"{proxy.url}/metrics").status_code == 404
+@pytest.mark.parametrize("path", ["/metrics", "/metrics?a=b", "/%6detrics", "/metric%73"])
+def test_metrics_of_one_replica_are_not_served_as_those_of_all(proxy, path):
+    with socket.create_connection(("127.0.0.1", proxy.http_port)) as raw:
+        raw.sendall(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        assert raw.recv(12) == b"HTTP/1.1 404"
+
+
+def test_haproxy_has_metrics_of_its_own(proxy):
     text = httpx.get(f"{proxy.stats_url}/metrics").text
     assert 'haproxy_backend_active_servers{proxy="replicas"} 2' in text
+
+
+def test_the_log_has_no_ids_of_sessions(proxy, client, replicas):
+    """Ids are secrets; HAProxy logs requests that fail, such as those whose client leaves."""
+    session_id = sessions_of_both(client, replicas)["rope-1"].state.id
+    with socket.create_connection(("127.0.0.1", proxy.http_port)) as leaves:
+        path = f"/v1/sessions/{session_id}/fork".encode()
+        leaves.sendall(STALLED.replace(b"/v1/rotate", path))
+        wait_until(lambda: sum(served(proxy, "scur")) > 0)
+    wait_until(lambda: b"POST" in proxy.log.read_bytes())
+    assert session_id.encode() not in proxy.log.read_bytes()
 
 
 def test_a_deleted_session_is_gone_wherever_it_was(client, replicas):

@@ -97,7 +97,7 @@ the headless Service, and its address, which Prometheus uses. An IPv6 address wo
       fieldPath: metadata.name
 {{- end }}
 {{- range $name, $value := include "rope-service.variables" . | fromYaml }}
-- name: {{ $name }}
+- name: {{ $name | quote }}
   value: {{ $value | quote }}
 {{- end }}
 {{- if .Values.sessions.enabled }}
@@ -108,8 +108,8 @@ the headless Service, and its address, which Prometheus uses. An IPv6 address wo
 - name: ROPE_SESSION_KEY
   valueFrom:
     secretKeyRef:
-      name: {{ include "rope-service.signingKeySecret" . }}
-      key: {{ .Values.sessions.signingKey.existingSecret | empty | ternary "session-key" .Values.sessions.signingKey.secretKey }}
+      name: {{ include "rope-service.signingKeySecret" . | quote }}
+      key: {{ .Values.sessions.signingKey.existingSecret | empty | ternary "session-key" .Values.sessions.signingKey.secretKey | quote }}
 {{- end }}
 {{- with .Values.env }}
 {{ toYaml . }}

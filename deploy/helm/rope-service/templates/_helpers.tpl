@@ -35,22 +35,29 @@
 
 {{/* Labels by which Services and workloads find the pods of the service. */}}
 {{- define "rope-service.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "rope-service.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "rope-service.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end }}
 
 {{/* The same for the pods of the router. */}}
 {{- define "rope-service.routerSelectorLabels" -}}
-app.kubernetes.io/name: {{ include "rope-service.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "rope-service.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: router
 {{- end }}
 
+{{/* The same for the pod of `helm test`. */}}
+{{- define "rope-service.testLabels" -}}
+app.kubernetes.io/name: {{ include "rope-service.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: test
+{{- end }}
+
 {{- define "rope-service.releaseLabels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
@@ -119,8 +126,8 @@ rope-service/metrics: "true"
 
 {{/* Labels by which a ServiceMonitor finds that Service. */}}
 {{- define "rope-service.metricsSelector" -}}
-app.kubernetes.io/name: {{ include "rope-service.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "rope-service.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{ include "rope-service.metricsLabel" . }}
 {{- end }}
 

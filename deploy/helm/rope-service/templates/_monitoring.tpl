@@ -15,8 +15,8 @@ tlsConfig:
 authorization:
   type: Bearer
   credentials:
-    name: {{ $monitor.keySecret.name }}
-    key: {{ $monitor.keySecret.key }}
+    name: {{ $monitor.keySecret.name | quote }}
+    key: {{ $monitor.keySecret.key | quote }}
 {{- end }}
 relabelings:
   # the alerts and the dashboard name the job, and show the instance

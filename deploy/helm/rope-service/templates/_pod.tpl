@@ -14,7 +14,7 @@
 {{- end }}
 
 {{- define "rope-service.tolerations" -}}
-{{- $tolerations := .Values.tolerations }}
+{{- $tolerations := .Values.tolerations | default list }}
 {{- if and (eq .Values.device "gpu") .Values.gpu.toleration }}
 {{- $tolerations = prepend $tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") }}
 {{- end }}
@@ -66,20 +66,20 @@ spec:
   {{- /* the variables of a Service named rope would stop the start */}}
   enableServiceLinks: false
   automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
-  serviceAccountName: {{ include "rope-service.serviceAccountName" . }}
+  serviceAccountName: {{ include "rope-service.serviceAccountName" . | quote }}
   terminationGracePeriodSeconds: {{ include "rope-service.gracePeriod" . }}
   {{- with .Values.imagePullSecrets }}
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with .Values.runtimeClassName }}
-  runtimeClassName: {{ . }}
+  runtimeClassName: {{ . | quote }}
   {{- end }}
   {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with .Values.schedulerName }}
-  schedulerName: {{ . }}
+  schedulerName: {{ . | quote }}
   {{- end }}
   {{- with .Values.nodeSelector }}
   nodeSelector:
@@ -104,7 +104,7 @@ spec:
   {{- if and (eq .Values.device "gpu") .Values.gpu.resourceClaimTemplate }}
   resourceClaims:
     - name: gpu
-      resourceClaimTemplateName: {{ .Values.gpu.resourceClaimTemplate }}
+      resourceClaimTemplateName: {{ .Values.gpu.resourceClaimTemplate | quote }}
   {{- end }}
   {{- with .Values.extraPodSpec }}
   {{- toYaml . | nindent 2 }}

@@ -5,12 +5,12 @@
   port: {{ .Values.service.httpPort }}
   targetPort: http
   protocol: TCP
-  appProtocol: {{ .Values.service.httpAppProtocol | default ($tls | ternary "https" "http") }}
+  appProtocol: {{ .Values.service.httpAppProtocol | default ($tls | ternary "https" "http") | quote }}
 - name: grpc
   port: {{ .Values.service.grpcPort }}
   targetPort: grpc
   protocol: TCP
-  appProtocol: {{ .Values.service.grpcAppProtocol | default ($tls | ternary "https" "kubernetes.io/h2c") }}
+  appProtocol: {{ .Values.service.grpcAppProtocol | default ($tls | ternary "https" "kubernetes.io/h2c") | quote }}
 {{- if .Values.ports.status }}
 - name: status
   port: {{ .Values.ports.status }}

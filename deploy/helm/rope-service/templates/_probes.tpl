@@ -5,7 +5,7 @@ grpc:
   port: {{ .root.Values.ports.grpc }}
 {{- else -}}
 httpGet:
-  path: {{ .path }}
+  path: {{ .path | quote }}
   port: {{ .handler }}
   scheme: {{ and (eq .handler "http") .root.Values.tls.enabled | ternary "HTTPS" "HTTP" }}
 {{- end }}

@@ -66,7 +66,7 @@ frontend http
     bind :{{ int .Values.ports.http }}
     {{- if .Values.tls.enabled }} ssl crt /etc/haproxy/tls/tls.pem alpn h2,http/1.1{{ end }}
     # metrics are of one pod: Prometheus reads each pod itself
-    http-request return status 404 if { path /metrics }
+    http-request return status 404 if { path,url_dec -m str /metrics }
     http-request set-var(txn.id) path,field(4,/) if { path_beg /v1/sessions/ }
     http-request set-var(txn.id) req.hdr(x-session-id) if { path /v1/step /v1/stream }
     http-request set-var(txn.owner) var(txn.id),field(2,.) if { var(txn.id) -m reg ^r1\.[A-Za-z0-9_-]{1,63}\. }

@@ -1,5 +1,27 @@
 {{/* Each definition prints a sentence for a combination of values that cannot work, or nothing. */}}
 
+{{- define "rope-service.validateNames" -}}
+{{- $name := include "rope-service.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+the name of the objects would be {{ $name }}, which no Service may have: set fullnameOverride, letters, digits and "-", with a letter first.
+{{- end }}
+{{- /* a label that stands twice in an object is refused by Kubernetes, or changes what selectors find */}}
+{{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" "rope-service/metrics" }}
+{{- $values := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "service.labels" .Values.service.labels }}
+{{- range $kind, $metrics := .Values.metrics }}
+{{- $_ := set $values (printf "metrics.%s.labels" $kind) $metrics.labels }}
+{{- end }}
+{{- range $path, $labels := $values }}
+{{- range $label, $_ := $labels }}
+{{- if has $label $own }}
+{{ $path }} has {{ $label }}, which the chart sets: leave it out (nameOverride changes app.kubernetes.io/name).
+{{- else if and (ne $path "commonLabels") (hasKey ($.Values.commonLabels | default dict) $label) }}
+{{ $path }} and commonLabels both have {{ $label }}: set it once.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "rope-service.validateDevice" -}}
 {{- $limits := .Values.resources.limits | default dict }}
 {{- $requests := .Values.resources.requests | default dict }}
@@ -99,6 +121,10 @@ tls.clientCa.enabled needs ports.status and probes.handler: status, because prob
 {{- if lt (len (uniq $ports)) 3 }}
 ports.http, ports.grpc and ports.status must differ.
 {{- end }}
+{{- $ports = list (int64 .Values.service.httpPort) (int64 .Values.service.grpcPort) (int64 .Values.ports.status) }}
+{{- if lt (len (uniq $ports)) 3 }}
+service.httpPort, service.grpcPort and ports.status must differ: all three are ports of the Service.
+{{- end }}
 {{- end }}
 
 {{- define "rope-service.validateDrain" -}}
@@ -130,7 +156,7 @@ settings.ROPE_HTTP_HOST is a loopback address, which neither probes nor clients 
 
 {{- define "rope-service.validateScheduling" -}}
 {{- /* a field that stands twice would be taken from one of the places, without a word */}}
-{{- $fields := omit .Values.extraPodSpec "activeDeadlineSeconds" "dnsConfig" "dnsPolicy" "ephemeralContainers" "hostAliases" "hostIPC" "hostNetwork" "hostUsers" "hostname" "os" "overhead" "preemptionPolicy" "priority" "readinessGates" "schedulingGates" "setHostnameAsFQDN" "shareProcessNamespace" "subdomain" }}
+{{- $fields := omit (.Values.extraPodSpec | default dict) "activeDeadlineSeconds" "dnsConfig" "dnsPolicy" "ephemeralContainers" "hostAliases" "hostIPC" "hostNetwork" "hostUsers" "hostname" "os" "overhead" "preemptionPolicy" "priority" "readinessGates" "schedulingGates" "setHostnameAsFQDN" "shareProcessNamespace" "subdomain" }}
 {{- range $name, $_ := $fields }}
 extraPodSpec.{{ $name }} is a field that the chart sets: use its value, such as volumes or affinity.
 {{- end }}
@@ -140,6 +166,11 @@ extraPodSpec.{{ $name }} is a field that the chart sets: use its value, such as 
 {{- if ge (int $minAvailable) $fewest }}
 podDisruptionBudget.minAvailable is {{ int $minAvailable }} of {{ $fewest }} pods: no node could be drained.
 {{- end }}
+{{- end }}
+{{- $budget := .Values.podDisruptionBudget }}
+{{- $fixed := ternary (has (toString $budget.maxUnavailable) (list "0" "0%" "00%" "000%")) (eq (toString $minAvailable) "100%") (kindIs "invalid" $minAvailable) }}
+{{- if and $budget.enabled $fixed }}
+podDisruptionBudget lets no pod go: no node could be drained. Set maxUnavailable: 1.
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 ingress.enabled without ingress.hosts.

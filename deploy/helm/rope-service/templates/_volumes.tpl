@@ -12,16 +12,16 @@
 {{- if .Values.keys.enabled }}
 - name: keys
   secret:
-    secretName: {{ include "rope-service.keysSecret" . }}
+    secretName: {{ include "rope-service.keysSecret" . | quote }}
     defaultMode: 0444
     items:
-      - key: {{ .Values.keys.existingSecret | empty | ternary "keys.toml" .Values.keys.secretKey }}
+      - key: {{ .Values.keys.existingSecret | empty | ternary "keys.toml" .Values.keys.secretKey | quote }}
         path: keys.toml
 {{- end }}
 {{- if .Values.tls.enabled }}
 - name: tls
   secret:
-    secretName: {{ include "rope-service.tlsSecret" . }}
+    secretName: {{ include "rope-service.tlsSecret" . | quote }}
     defaultMode: 0444
     items:
       - key: tls.crt
@@ -31,10 +31,10 @@
 {{- if .Values.tls.clientCa.enabled }}
 - name: client-ca
   secret:
-    secretName: {{ include "rope-service.clientCaSecret" . }}
+    secretName: {{ include "rope-service.clientCaSecret" . | quote }}
     defaultMode: 0444
     items:
-      - key: {{ .Values.tls.clientCa.secretKey }}
+      - key: {{ .Values.tls.clientCa.secretKey | quote }}
         path: ca.crt
 {{- end }}
 {{- end }}
