@@ -93,7 +93,11 @@ def test_the_policy_names_clients_and_prometheus():
     prometheus = [{"namespaceSelector": {"matchLabels": {"c": "d"}}}]
     values = {"networkPolicy": {"enabled": True, "clients": clients, "prometheus": prometheus}}
     [policy] = _named(values, "NetworkPolicy").values()
-    assert [rule["from"] for rule in policy["spec"]["ingress"]] == [clients, prometheus]
+    [tester] = _named(values, "Pod").values()
+    labels = tester["metadata"]["labels"]
+    allowed, metrics = (rule["from"] for rule in policy["spec"]["ingress"])
+    assert (allowed[:-1], metrics) == (clients, prometheus)
+    assert allowed[-1]["podSelector"]["matchLabels"].items() <= labels.items(), "helm test"
 
 
 def test_the_router_may_ask_for_names_and_call_pods():
