@@ -17,7 +17,7 @@ JOBS ?= 2
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-page test-builds test-deploy kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-replicas bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test replicas-test test-ray lock vendor clean
+.PHONY: serve test test-page test-builds test-deploy kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-replicas bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test replicas-test box-test test-ray lock vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -163,6 +163,9 @@ lock:  ## write the locks in deploy/requirements by constraints.txt; needs no do
 
 replicas-test: $(READY)  ## two replicas, HAProxy and Prometheus by compose, upgraded under load; needs root, Docker and rope-service:dev
 	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.compose_replicas
+
+box-test: $(READY)  ## docs/deploy/single-machine.md under systemd in a container; needs root, Docker and rope-service:dev
+	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.box
 
 EXAMPLE := .venv-example
 example-real-model: $(READY) $(EXAMPLE)/.ready  ## generate text with a real model and attention by the service

@@ -46,14 +46,32 @@ def test_the_smallest_limit_fits_its_own_defaults():
     assert 0.7 + smaller / 4 + smaller / 4 + 0.2 > smaller
 
 
+def test_calls_have_all_their_rows():
+    found = [cells[:2] for cells in rows("Requests a second of a replica", 5)[1:]]
+    calls = {call for call, _ in found}
+    assert found == [[call, n] for call in dict(found) for n in ("1", "8", "64")], calls
+
+
 def test_the_example_is_computed():
-    rate = 3744
-    assert f"{6000 / (0.6 * rate):.1f}, so {math.ceil(6000 / (0.6 * rate))}" in PAGE
-    assert f"{6000 / (3 * rate):.0%}".replace("%", " %") in PAGE
-    kv_gib = 40 / 0.8 / 4
-    assert f"have {kv_gib} GiB each" in PAGE
-    assert str(int(kv_gib * 2**30)) in PAGE
+    of_call = {
+        cells[1]: cells[2]
+        for cells in rows("Requests a second of a replica", 5)
+        if cells[0] == "attention S=64"
+    }
+    rate = min(int(of_call[n].replace(",", "")) for n in ("8", "64"))
+    assert f"one core does {rate:,} a second" in PAGE
+    needed = math.ceil(6000 / (0.6 * rate))
+    assert f"{6000 / (0.6 * rate):.1f}, rounded up {needed}" in PAGE
+    replicas = needed + 1
+    assert f"**{replicas} replicas**" in PAGE
+    assert f"{6000 / (needed * rate):.0%}".replace("%", " %") in PAGE
+    kv_gib = 40 / 0.8 / replicas
+    assert f"have {kv_gib:g} GiB each" in PAGE
+    assert f"ROPE_KV_BYTES={int(kv_gib * 2**30)}" in PAGE
     assert f"**{0.7 + 2 + kv_gib + 0.2:.1f} GiB**" in PAGE
+    token_s = 32 * 0.0065
+    assert f"{token_s:.2f} s of a core" in PAGE
+    assert f"give {replicas / token_s:.0f} tokens a second" in PAGE
 
 
 def test_what_is_computed_for_a_gpu():
