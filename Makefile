@@ -56,10 +56,10 @@ install-test:  ## install rope-core, rope-service and rope-client, each in its o
 PROCESSORS := test-processor-default test-processor-avx2
 
 # what these test is the same on each processor; `extension` starts processes of both kinds itself
-NO_NUMBERS := call_depth config_ranges extension hf_bad_input hf_other_files hf_round_trip hf_versions plots refusals
+NO_NUMBERS := call_depth config_ranges extension hf_bad_input hf_other_files hf_versions refusals
 
 # torch has one set of functions per kind of processor, and they round differently; interpreted
-# kernels run in NumPy, which ignores the variable. oneDNN must be told as well: on a processor with
+# kernels run in NumPy, which ignores the variable. oneDNN needs the second variable: on a processor with
 # AMX torch would otherwise pack for it, and then has no function that does
 test-processors: $(READY)  ## golden and numeric tests as on other processors
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target $(PROCESSORS)
@@ -200,17 +200,18 @@ $(SERVICE): pyproject.toml setup.py rope_core/pyproject.toml rope_core/_rotary.c
 	@$(BIN)/pip install --no-compile --constraint constraints.txt --editable '.[grpc]'
 	@touch $@
 
-# Triton is tested in its oldest supported version, unless torch brings its own
+# Triton is tested in its oldest supported version, unless torch brings its own; --no-compile: of the
+# many files of these packages the tests import a part, and Python compiles that part
 $(READY): $(SERVICE) clients/python/pyproject.toml
 	@echo "tools of the tests: 90 packages, 1.4 GB on disk"
 	@$(BIN)/python -c 'import triton' 2>/dev/null \
-		|| $(BIN)/pip install --quiet "triton==3.6.0; sys_platform == 'linux'"
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]' --editable clients/python
+		|| $(BIN)/pip install --quiet --no-compile "triton==3.6.0; sys_platform == 'linux'"
+	@$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]' --editable clients/python
 	@touch $@
 
 # the triton of torch's CUDA wheels; the other venv has the oldest supported version
 $(TRITON)/.ready: Makefile
-	$(PYTHON) -m pip install --quiet --no-deps --upgrade --target $(TRITON) triton==3.7.1
+	$(PYTHON) -m pip install --quiet --no-compile --no-deps --upgrade --target $(TRITON) triton==3.7.1
 	touch $@
 
 # Helm's engine, schemas of Kubernetes, hadolint; a failure is a line, and test-deploy goes on without
