@@ -21,8 +21,9 @@ same file. A test fires each alert with `promtool`.
 fail. An alert fires when its condition has held for the time of the column "for". *Instance*
 is the replica; a value is written as *value*. What each metric means: [metrics.md](metrics.md).
 
-HAProxy in front has [alerts of its own](deploy/replicas.md#what-to-alert-on). What to alert on of the cluster: [Kubernetes](deploy/kubernetes.md#alert),
-[KServe](deploy/kserve.md#alert), [Ray](deploy/ray.md#alerts).
+HAProxy has [alerts of its own](deploy/replicas.md#what-to-alert-on). What to alert on of the
+cluster: [Kubernetes](deploy/kubernetes.md#alert), [KServe](deploy/kserve.md#alert),
+[Ray](deploy/ray.md#alerts).
 """
 
 SECTIONS = {

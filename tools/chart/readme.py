@@ -15,8 +15,8 @@ Made by `python -m tools.chart` from `values.yaml` and `profiles/`.
         --set image.repository=registry.example.com/rope-service --set image.tag=0.1.0
 
 Helm then prints how to call the service, and `helm test rope-service --namespace rope` calls it.
-The chart needs Kubernetes 1.29 or newer, and Helm 3.14 or newer, or 4. A value that the chart does not know is
-refused with its name; values that cannot work together are refused with a sentence.
+The chart needs Kubernetes 1.29 or newer, and Helm 3.14 or newer, or 4. A value that the chart does
+not know is refused with its name; values that cannot work together are refused with a sentence.
 `docs/deploy/kubernetes.md` is the guide, and `docs/deploy.md` says how the service behaves.
 
 `helm upgrade --reset-then-reuse-values` takes over the values of a release. `--reuse-values` alone
