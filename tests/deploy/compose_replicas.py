@@ -4,7 +4,7 @@ Starts it, sends requests, looks at what Prometheus sees, and upgrades both repl
 needs a Docker engine with the image rope-service:dev, docker-compose, and root, and prints SKIPPED
 without them. HAProxy and Prometheus run in one stand-in image of Debian's packages, so that no
 registry is needed. All containers have the network of the host, with addresses of the loopback
-interface; a DNS server at the address of Docker's tells HAProxy where the replicas are.
+interface; a DNS server at the address of Docker's has the addresses of the replicas, for HAProxy.
 """
 
 import asyncio

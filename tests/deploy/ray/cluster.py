@@ -1,4 +1,4 @@
-"""A Ray cluster of this test alone, on 127.0.0.1, and what is asked of it."""
+"""A Ray cluster of this test alone, on 127.0.0.1, and its deployments."""
 
 import os
 import subprocess

@@ -54,6 +54,7 @@ class Load:
         self._url, self._target, self._rate = url, grpc_target, rate
         self._kinds = [self._rotate, self._infer] if grpc_target else [self._rotate]
         self._tasks: set[asyncio.Task[None]] = set()
+        self._answered = asyncio.Event()
 
     def _uniform(self) -> float:
         self.num_repeated += 1
@@ -78,8 +79,9 @@ class Load:
     async def answers(self, number: int) -> None:
         """Wait until that many more requests were answered."""
         due = self.outcomes.total() + number
-        while self.outcomes.total() < due:  # noqa: ASYNC110 (each answer is an event of its own)
-            await asyncio.sleep(0.01)
+        while self.outcomes.total() < due:
+            self._answered.clear()
+            await self._answered.wait()
 
     async def _send(self) -> None:
         due, rng = time.monotonic(), random.Random(0)
@@ -108,6 +110,7 @@ class Load:
             outcome = " ".join(f"failed: {failure!r}".split())[:300]
         self.slowest_s = max(self.slowest_s, time.monotonic() - started)
         self.outcomes[f"{kind} {outcome}"] += 1
+        self._answered.set()
 
     async def _rotate(self, q: np.ndarray, positions: np.ndarray) -> np.ndarray:
         answer = await self._client.rotate(q, positions=positions, rope={"theta": THETA})
