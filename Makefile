@@ -17,14 +17,15 @@ JOBS ?= 2
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-page test-builds test-deploy kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-replicas bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test replicas-test box-test test-ray lock vendor clean
+.PHONY: serve test test-page test-builds test-deploy test-manifests test-balancers kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-replicas bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test replicas-test box-test test-ray lock vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
 
-# tests of one file stay in one process; the order puts long files first
+# tests of one file stay in one process; the order puts long files first. Three processes on two
+# cores: a test often waits for a service
 test: $(READY)  ## run the suite
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(BUILDS:%=--ignore=%) $(APART:%=--ignore=%)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder $(BUILDS:%=--ignore=%) $(APART:%=--ignore=%)
 
 # minutes of compilers and benchmarks, and nothing that a user calls
 BUILDS := tests/kernels/test_compiled.py tests/kernels/test_memory_traffic.py tests/service/test_prebuild.py \
@@ -39,13 +40,19 @@ test-page: $(READY)  ## the page at /ui/ in Chromium
 test-builds: $(READY)  ## kernels compile for all GPUs, and each benchmark runs
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(BUILDS)
 
-# the tools read the chart and never start the service, except in tests/deploy/rolling, which needs haproxy
-test-deploy: $(READY) $(DEPLOY)/.ready $(CHECKOV)/.ready  ## the chart, kustomize and all other manifests; load balancers
+test-deploy: $(READY)  ## the chart, kustomize and all other manifests; load balancers
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-manifests test-balancers
+
+# the tools read the chart and never start the service
+test-manifests: $(DEPLOY)/.ready $(CHECKOV)/.ready
 	@if test -e $(DEPLOY)/.ready; then \
 		PATH="$(CURDIR)/$(DEPLOY)/bin:$(CURDIR)/$(CHECKOV)/bin:$$PATH" \
 			$(DEPLOY)/bin/python -m pytest -q tests/deploy/manifests; \
 	else echo "not run: tests/deploy/manifests, because its tools cannot be installed"; fi
-	$(if $(wildcard tests/deploy/rolling),$(BIN)/python -m pytest -q tests/deploy/rolling)
+
+# two services behind HAProxy, which must be installed
+test-balancers: $(READY)
+	$(BIN)/python -m pytest -q tests/deploy/rolling
 
 kustomize: $(DEPLOY)/.ready  ## write deploy/kustomize/base from the chart
 	$(DEPLOY)/bin/python -m tests.deploy.manifests.kustomize
