@@ -19,7 +19,7 @@ import numpy as np
 from rope_client import Client, RetryPolicy, Session, SessionGone
 from tests.deploy.ray.cluster import Cluster, cluster, wait_for
 from tests.deploy.ray.load import Load, rotate
-from tests.deploy.traffic import print_line
+from tests.deploy.report import print_line
 from tests.free_ports import free_ports
 
 NUM_SESSIONS = 40
