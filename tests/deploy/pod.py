@@ -25,16 +25,8 @@ from tests.deploy import pod_manifest
 from tests.deploy.pod_manifest import Probe
 from tests.deploy.pod_secrets import PodSecrets
 from tests.deploy.podman import Podman, tmpfs
-from tests.deploy.traffic import (
-    attend,
-    check,
-    check_rotate,
-    metric,
-    post,
-    print_line,
-    tokens_for,
-    wait,
-)
+from tests.deploy.report import check, print_line
+from tests.deploy.traffic import attend, check_rotate, metric, post, tokens_for, wait
 from tests.free_ports import free_ports
 from tests.waiting import wait_until
 

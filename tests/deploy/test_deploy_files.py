@@ -155,7 +155,10 @@ def test_mirrors_are_arguments_without_a_default(instructions):
         assert name in arguments
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", ".dockerignore", "deploy/compose.yaml"])
+HAPROXY = [f"deploy/haproxy/{name}" for name in ("haproxy.cfg", "compose.yaml", "gpu.yaml")]
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", ".dockerignore", "deploy/compose.yaml", *HAPROXY])
 def test_no_registry_host_and_no_latest_tag(name):
     text = (ROOT / name).read_text()
     assert "://" not in text

@@ -1,8 +1,6 @@
 """deploy/haproxy without an engine: times fit those of the service, names fit each other."""
 
 import re
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import yaml
 from service.server.websocket_streams import PING_S
 from service.settings import PREFIX, Settings
 from tests.conftest import ROOT
+from tests.deploy.promtool import alerts_that_fire, promtool
 
 FOLDER = ROOT / "deploy" / "haproxy"
 CONFIG = (FOLDER / "haproxy.cfg").read_text()
@@ -119,13 +118,7 @@ def test_prometheus_reads_what_compose_has():
 
 def test_each_alert_has_a_test():
     [group] = yaml.safe_load((FOLDER / "haproxy-rules.yaml").read_text())["groups"]
-    tests = yaml.safe_load((FOLDER / "tests" / "rules.yaml").read_text())["tests"]
-    tested = {
-        case["alertname"]
-        for test in tests
-        for case in test["alert_rule_test"]
-        if case["exp_alerts"]
-    }
+    tested = alerts_that_fire(yaml.safe_load((FOLDER / "tests" / "rules.yaml").read_text()))
     assert tested == {rule["alert"] for rule in group["rules"]}
 
 
@@ -138,17 +131,4 @@ def test_each_alert_has_a_test():
     ],
 )
 def test_promtool_accepts_the_files(arguments):
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (Debian: prometheus)")
-    done = subprocess.run(
-        [promtool, *arguments], cwd=FOLDER, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("name", ["haproxy.cfg", "compose.yaml", "gpu.yaml", "prometheus.yml"])
-def test_no_registry_host_and_no_latest_tag(name):
-    text = (FOLDER / name).read_text()
-    assert "://" not in text
-    assert ":latest" not in text
+    promtool(*arguments, cwd=FOLDER)

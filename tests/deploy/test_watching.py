@@ -1,8 +1,6 @@
 """The dashboard and the alerts: their expressions name metrics and labels that the service has."""
 
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +12,7 @@ from service.server.app import create_app
 from service.settings import Settings
 from tests.conftest import ROOT
 from tests.deploy.expressions import NAME, faults
+from tests.deploy.promtool import alerts_that_fire, promtool
 from tests.service.recorded.surface import shape_of_metrics
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "rope-service.json"
@@ -77,13 +76,7 @@ def test_a_wrong_name_is_seen(expression, expected, labels):
 
 
 def test_each_alert_has_a_test_a_sentence_and_a_remedy():
-    tests = yaml.safe_load(UNIT_TESTS.read_text())["tests"]
-    tested = {
-        case["alertname"]
-        for test in tests
-        for case in test["alert_rule_test"]
-        if case["exp_alerts"]
-    }
+    tested = alerts_that_fire(yaml.safe_load(UNIT_TESTS.read_text()))
     assert tested == {rule["alert"] for rule in rules()}
     for rule in rules():
         assert {"summary", "description"} == set(rule["annotations"])
@@ -92,11 +85,7 @@ def test_each_alert_has_a_test_a_sentence_and_a_remedy():
 
 @pytest.mark.parametrize("arguments", [("check", "rules", RULES), ("test", "rules", UNIT_TESTS)])
 def test_promtool_accepts_the_rules(arguments):
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (Debian: prometheus)")
-    checked = subprocess.run([promtool, *arguments], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    promtool(*arguments)
 
 
 def test_the_dashboard_has_what_grafana_requires():

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from http.client import HTTPConnection
@@ -10,6 +9,7 @@ from http.client import HTTPConnection
 import numpy as np
 import safetensors.numpy
 
+from tests.deploy.report import check, print_line
 from tests.waiting import wait_until
 
 
@@ -86,15 +86,3 @@ def wait(condition: str, is_met: Callable[[], bool]) -> None:
         wait_until(is_met, 120)
     except TimeoutError:
         check(False, condition)
-
-
-def check(is_met: bool, condition: str) -> None:
-    """Fail with the words of a condition if it is not met."""
-    if not is_met:
-        raise SystemExit(f"test FAILED: {condition}")
-
-
-def print_line(line: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

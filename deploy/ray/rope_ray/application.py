@@ -12,8 +12,8 @@ class Arguments(BaseModel, extra="forbid"):
     """`args` of the application in the config file."""
 
     direct: bool = False
-    """Whether replicas listen on the address of their node, too, and show it to those who create
-    sessions (`X-Session-Endpoint`)."""
+    """Whether each replica also listens on the address of its node. The answer that creates a
+    session then has this address in `X-Session-Endpoint`."""
 
 
 Rope = serve.deployment(

@@ -1,4 +1,4 @@
-"""How many replicas: by the queue of the device and the memory of sessions. Runs in the controller.
+"""Number of replicas, by queue, memory of requests and memory of sessions. Runs in the controller.
 
 `AutoscalingContext` and custom policies are alpha interfaces of Ray.
 """
@@ -11,12 +11,19 @@ from ray.serve.config import AutoscalingContext
 ROUNDING = 1e-9
 
 
-def by_fullness(context: AutoscalingContext, target: float = 0.6) -> tuple[int, dict[str, Any]]:
-    """Return the number of replicas at which the fullest signal would be `target`.
+def by_utilization(context: AutoscalingContext, target: float = 0.6) -> tuple[int, dict[str, Any]]:
+    """Return the number of replicas at which the highest utilization would be `target`.
 
-    What replicas record (`rope_ray.fullness`) is averaged over them, so one full replica alone does
-    not scale. The requests in flight count as in Ray's own policy, by `target_ongoing_requests`.
-    Ray applies its minimum, maximum and delays to the number.
+    Each utilization (`rope_ray.utilization`) is the mean over the replicas, so one full replica
+    alone does not add another. Requests in flight count as in Ray's own policy, by
+    `target_ongoing_requests`. Ray applies its minimum, maximum and delays to the number.
+
+    Args:
+        context: the replicas and what they recorded.
+        target: share of each limit that replicas may use on average, above 0 and at most 1.
+
+    Returns:
+        The number of replicas, and the state of the policy, which is empty.
     """
     running = context.current_num_replicas
     wanted = 1

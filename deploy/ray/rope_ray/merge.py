@@ -1,4 +1,4 @@
-"""Join the metrics of replicas to one page, each sample with a label `replica`."""
+"""Merge the metrics of replicas into one page, each sample with a label `replica`."""
 
 from collections.abc import Iterable
 
@@ -6,23 +6,27 @@ from collections.abc import Iterable
 def merge(pages: Iterable[tuple[str, str]]) -> str:
     """Return one page in the text format of Prometheus.
 
+    The comments of a metric (HELP and TYPE) are those of the first replica that has it.
+
     Args:
         pages: name of each replica and its page.
     """
-    heads: dict[str, list[str]] = {}
+    comments: dict[str, list[str]] = {}
     samples: dict[str, list[str]] = {}
     for replica, page in sorted(pages):
         family = ""
         for line in page.splitlines():
             if line.startswith("#"):
                 _, kind, family, *_ = line.split(" ", 3)
-                known = heads.setdefault(family, [])
-                if not any(other.startswith(f"# {kind} ") for other in known):
-                    known.append(line)
+                of_family = comments.setdefault(family, [])
+                if not any(other.startswith(f"# {kind} ") for other in of_family):
+                    of_family.append(line)
             elif line:
                 samples.setdefault(family, []).append(_with_label(line, replica))
     return "".join(
-        f"{line}\n" for family, lines in heads.items() for line in lines + samples.get(family, [])
+        f"{line}\n"
+        for family, lines in comments.items()
+        for line in lines + samples.get(family, [])
     )
 
 

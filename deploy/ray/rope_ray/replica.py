@@ -44,9 +44,9 @@ class Replica:
         self._serving: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> object:  # Ray's name
-        from rope_ray.door import Door
+        from rope_ray.proxy_app import ProxyApp
 
-        return Door(
+        return ProxyApp(
             self._built.app,
             self._lifespan(),
             is_alive=self._is_alive,
@@ -62,10 +62,10 @@ class Replica:
             raise Unhealthy(f"the service has ended: {phase.value}")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return how full the replica is, 0 to 1, for `rope_ray.autoscaling`."""
-        from rope_ray.fullness import fullness
+        """Return the used share of each limit, 0 to 1, for `rope_ray.autoscaling`."""
+        from rope_ray.utilization import utilization
 
-        return fullness(self._built.service.metrics.registry)
+        return utilization(self._built.service.metrics.registry)
 
     async def metrics(self, authorization: list[bytes]) -> "Scrape":
         """Return the metrics of the replica, for `rope_ray.metrics`."""

@@ -11,8 +11,8 @@ from rope_ray.session_owner import owner_in_request
 class OwnerRouter(Router):
     """The owner of a session gets its requests; others go to the less loaded of two replicas.
 
-    `RequestRouter` is an alpha interface of Ray. Ray's mixin of first-in-first-out is left out: it
-    gives a chosen replica to the oldest request, which may be one of another session.
+    `RequestRouter` is an alpha interface of Ray. The class does not use Ray's FIFOMixin, which
+    gives a chosen replica to the oldest request: that may be a request of another session.
     """
 
     async def choose_replicas(
@@ -22,7 +22,7 @@ class OwnerRouter(Router):
     ) -> list[list[RunningReplica]]:
         """Return the replicas of which Ray takes the one with the shorter queue."""
         if pending_request is not None:
-            # otherwise Ray asks a full replica again without a pause
+            # without it Ray tries a full replica again and again without a pause
             pending_request.routing_context.should_backoff = True
             request = pending_request.args[0] if pending_request.args else None
             owner = owner_in_request(pending_request.metadata.session_id, request)

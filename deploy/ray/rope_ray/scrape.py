@@ -1,4 +1,4 @@
-"""The metrics of one replica, for those whose API key may read them. Imports nothing of Ray."""
+"""The metrics of one replica, for clients with the scope `metrics`. Imports nothing of Ray."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from service.inference.handler import InferenceHandler
 
 
 class Refusal(NamedTuple):
-    """An answer in place of metrics."""
+    """The answer to a client that may not read the metrics."""
 
     status: int
     headers: list[tuple[bytes, bytes]]

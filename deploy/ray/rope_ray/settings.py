@@ -6,7 +6,7 @@ from typing import Any
 from service.settings import Settings
 
 PER_NODE = ("ROPE_UNIX_SOCKET", "ROPE_STATUS_PORT")
-"""Settings that only one replica of a node could have."""
+"""Settings that cannot be the same for two replicas of a node."""
 
 
 def replica_settings(owner: str, *, host: str | None, num_cpus: float) -> Settings:
@@ -27,9 +27,9 @@ def replica_settings(owner: str, *, host: str | None, num_cpus: float) -> Settin
     own: dict[str, Any] = {"session_owner": owner, "http_port": 0}
     own["http_host"] = host or "127.0.0.1"
     if settings.threads is None:
-        # a control group has all replicas of the node: its quota is not that of one
+        # all replicas of the node share a control group, so its quota is not that of one replica
         own["threads"] = max(1, int(num_cpus))
     if settings.sessions == "on" and settings.keys_file is None:
-        # the address of Ray's proxy is not known here, so it counts as reachable by others
+        # the replica does not know whether other machines reach Ray's proxy: assume that they do
         own["sessions"] = "off"
     return settings.model_copy(update=own)

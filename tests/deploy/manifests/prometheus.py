@@ -1,16 +1,14 @@
-"""What the service measures, and Prometheus' own tool."""
+"""Metrics of the service, and the values of expressions by promtool."""
 
 import re
-import shutil
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from tests.deploy.manifests.render import ROOT
+from tests.deploy.promtool import promtool
 
 ROW = re.compile(r"\| `(\w+)` \| (\w+) \| ([^|]*) \|")
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}
@@ -26,23 +24,13 @@ def service_metrics() -> dict[str, frozenset[str]]:
     return found
 
 
-def promtool(*arguments: str | Path) -> str:
-    """Run promtool and return what it printed; its complaints fail the test."""
-    tool = shutil.which("promtool")
-    if tool is None:
-        pytest.skip("promtool is not installed (Debian: prometheus)")
-    done = subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def evaluate(folder: Path, series: dict[str, str], expected: dict[str, float | None]) -> None:
     """Compare the values of expressions, four minutes after the first sample, with those expected.
 
     Args:
         folder: for the file of promtool.
-        series: samples of each series, one in 15 seconds.
-        expected: value of each expression; None: no sample.
+        series: samples of each series, one every 15 seconds, in promtool's notation.
+        expected: value of each expression, None if it must have no sample.
     """
     test: dict[str, Any] = {
         "interval": "15s",

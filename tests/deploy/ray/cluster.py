@@ -1,16 +1,17 @@
-"""A Ray cluster of this test alone, on 127.0.0.1, and its deployments."""
+"""A Ray cluster for one test, on 127.0.0.1: it deploys the service and names its replicas."""
 
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "deploy" / "ray"
@@ -24,20 +25,18 @@ print("up", flush=True)
 sys.stdin.read()
 ray.shutdown()
 """
-"""The head of the cluster, which ends when its standard input is closed. `ray start` would take the
-address of the host in place of 127.0.0.1."""
+"""The head of the cluster, which ends when its standard input is closed. `ray start` would use the
+address of the host, and not 127.0.0.1."""
 
 START_S = 180.0
 
 
-def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = START_S) -> Any:
-    """Return the first true value of a condition, which is looked at every 0.2 s."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.2)
-    raise SystemExit(f"{what}: not within {timeout_s:.0f} s")
+def wait_for(event: str, condition: Callable[[], Any]) -> None:
+    """Return when a condition holds; end the process with an error after `START_S`."""
+    try:
+        wait_until(condition, START_S, interval_s=0.2)
+    except TimeoutError:
+        raise SystemExit(f"{event}: not within {START_S:.0f} s") from None
 
 
 class Cluster:

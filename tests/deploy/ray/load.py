@@ -19,15 +19,18 @@ def rotate(client: Client) -> Any:
 
 
 class Load:
-    """Threads that send requests until `end`, without retries unless the client has them."""
+    """Threads that send requests until `end`, without retries.
 
-    def __init__(
-        self, url: str, right: Any, *, num_threads: int = 4, retries: bool = False
-    ) -> None:
+    Args:
+        url: of the service.
+        right: the right answer.
+        num_threads: each sends one request at a time.
+    """
+
+    def __init__(self, url: str, right: Any, *, num_threads: int = 4) -> None:
         self.outcomes: Counter[str] = Counter()
         self.seconds: list[float] = []
         self._url, self._right = url, right
-        self._policy = RetryPolicy() if retries else RetryPolicy(max_attempts=1)
         self._ended = threading.Event()
         self._starts: dict[int, float] = {}
         self._threads = [threading.Thread(target=self._run) for _ in range(num_threads)]
@@ -51,7 +54,7 @@ class Load:
         return time.monotonic() - min(list(self._starts.values()), default=time.monotonic())
 
     def _run(self) -> None:
-        with Client(self._url, retry=self._policy, timeout_s=30) as client:
+        with Client(self._url, retry=RetryPolicy(max_attempts=1), timeout_s=30) as client:
             while not self._ended.is_set():
                 start = self._starts[threading.get_ident()] = time.monotonic()
                 outcome = self._send(client)

@@ -2,8 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from rope_ray.fullness import fullness
 from rope_ray.merge import merge
+from rope_ray.utilization import utilization
 
 
 def page(number: float) -> str:
@@ -22,7 +22,7 @@ def samples(text: str) -> list[tuple[str, tuple[tuple[str, str], ...], float]]:
     )
 
 
-def test_each_sample_has_its_replica_and_each_family_one_head():
+def test_each_sample_has_its_replica_and_each_family_its_comments_once():
     pages = [("b", page(2)), ("a", page(1))]
     merged = merge(pages)
     expected = [
@@ -31,17 +31,15 @@ def test_each_sample_has_its_replica_and_each_family_one_head():
         for name, labels, value in samples(text)
     ]
     assert samples(merged) == sorted(expected)
-    heads = [line for line in merged.splitlines() if line.startswith("#")]
-    assert (
-        len(heads) == len(set(heads)) == len([line for line in page(1).splitlines() if "#" in line])
-    )
+    comments = [line for line in merged.splitlines() if line.startswith("#")]
+    assert comments == [line for line in page(1).splitlines() if line.startswith("#")]
 
 
 def test_no_replica_is_an_empty_page():
     assert merge([]) == ""
 
 
-def test_fullness_is_a_part_of_each_limit():
+def test_utilization_is_the_used_share_of_each_limit():
     registry = CollectorRegistry()
     for name, value in (
         ("rope_predicted_wait_seconds", 0.5),
@@ -50,8 +48,8 @@ def test_fullness_is_a_part_of_each_limit():
         ("rope_admission_limit_bytes", 100),
     ):
         Gauge(name, "", registry=registry).set(value)
-    assert fullness(registry) == {"queue": 0.25, "admission": 0.1, "kv": 0.0}
+    assert utilization(registry) == {"queue": 0.25, "admission": 0.1, "kv": 0.0}
     kv_bytes = Gauge("rope_kv_bytes", "", ("kind",), registry=registry)
     kv_bytes.labels("reserved").set(30)
     kv_bytes.labels("free").set(10)
-    assert fullness(registry)["kv"] == 0.75
+    assert utilization(registry)["kv"] == 0.75

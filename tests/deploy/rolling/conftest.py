@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.deploy.rolling.replicas import NAMES, Haproxy, Replica, haproxy, program
+from tests.deploy.rolling.replicas import NAMES, Haproxy, Replica, find_haproxy, haproxy
 
 
 @pytest.fixture(scope="session", autouse=True)
 def has_haproxy() -> None:
-    if program() is None:
+    if find_haproxy() is None:
         pytest.skip("haproxy is not installed (Debian: haproxy)")
 
 

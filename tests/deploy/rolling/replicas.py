@@ -25,7 +25,7 @@ CONFIG = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 NAMES = ("rope-1", "rope-2")
 SESSION_KEY = "a key of all replicas"
 DRAIN_DELAY_S = "2"
-"""Less than the default, for short tests; HAProxy sees after 1.5 s that a replica drains."""
+"""Less than the default, for short tests. HAProxy stops sending requests after 1.5 s."""
 
 
 def second_version(folder: Path, version: str) -> Path:
@@ -65,7 +65,7 @@ class Replica:
 
         Args:
             code: the folder that has the package `service`.
-            variables: of the environment.
+            variables: environment variables.
         """
         environment = {n: v for n, v in os.environ.items() if n != "GLIBC_TUNABLES"}
         environment |= {
@@ -124,8 +124,8 @@ class Replica:
             return False
 
 
-class Addressed(Protocol):
-    """What HAProxy needs of a replica."""
+class ReplicaPorts(Protocol):
+    """Ports of a replica on 127.0.0.1."""
 
     http_port: int
     grpc_port: int
@@ -178,8 +178,8 @@ class Haproxy:
 
         wait_until(is_there, 30, interval_s=0.02)
 
-    def troubles(self) -> dict[str, int]:
-        """Return what HAProxy hid from clients, or did not: errors and repeats of all replicas."""
+    def error_counts(self) -> dict[str, int]:
+        """Return the numbers of errors and of repeated requests of both replicas together."""
         names = {"econ": "no connection", "eresp": "broken", "wretr": "repeated", "wredis": "moved"}
         rows = self.rows()
         return {
@@ -188,7 +188,7 @@ class Haproxy:
         }
 
 
-def environment_of(replicas: Sequence[Addressed], ports: list[int]) -> dict[str, str]:
+def environment_of(replicas: Sequence[ReplicaPorts], ports: list[int]) -> dict[str, str]:
     """Return the variables of haproxy.cfg."""
     listeners = zip(("HTTP", "GRPC", "METRICS"), ports, strict=True)
     variables = {f"BIND_{name}": f"127.0.0.1:{port}" for name, port in listeners}
@@ -200,14 +200,14 @@ def environment_of(replicas: Sequence[Addressed], ports: list[int]) -> dict[str,
     return {**os.environ, **variables}
 
 
-def program() -> str | None:
-    """Return the path of HAProxy; Debian has it where only root looks."""
+def find_haproxy() -> str | None:
+    """Return the path of HAProxy. Debian installs it in /usr/sbin, which is not in every PATH."""
     return shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
 @contextmanager
 def haproxy(
-    replicas: Sequence[Addressed],
+    replicas: Sequence[ReplicaPorts],
     log: Path,
     config: Path = CONFIG,
     *,
@@ -217,14 +217,14 @@ def haproxy(
     """Start HAProxy in front of two replicas, as its image does.
 
     Args:
-        replicas: where they are.
-        log: file for what HAProxy writes.
-        config: file of HAProxy.
-        prefix: of the command.
-        states: of the replicas; the body runs when HAProxy knows them.
+        replicas: their ports.
+        log: file for the output of HAProxy.
+        config: configuration file of HAProxy.
+        prefix: words before the command.
+        states: of the replicas; this function waits until HAProxy's checks have found them.
     """
     ports = free_ports(3)
-    command = [*prefix, program() or "haproxy", "-W", "-db", "-f", str(config)]
+    command = [*prefix, find_haproxy() or "haproxy", "-W", "-db", "-f", str(config)]
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, env=environment_of(replicas, ports), stdout=file, stderr=file

@@ -38,7 +38,7 @@ def versions(replicas: list[Replica]) -> list[str]:
 
 def show(capsys: pytest.CaptureFixture[str], title: str, load: Load, proxy: Haproxy) -> None:
     with capsys.disabled():
-        print(f"\n{title}\n{load}\nHAProxy: {proxy.troubles()}")  # noqa: T201
+        print(f"\n{title}\n{load}\nHAProxy: {proxy.error_counts()}")  # noqa: T201
 
 
 def restart(replica: Replica, proxy: Haproxy, code: Path) -> None:
@@ -119,9 +119,9 @@ def test_upgrade_and_rollback_lose_no_request(proxy, late_proxy, replicas, new_c
     assert load.num_repeated == 0
     # Nothing was sent to a port that had closed. What is counted is of the session whose replica
     # was away: one request, with its attempts, and the stream that ended.
-    assert proxy.troubles() == {"no connection": 1, "broken": 1, "repeated": 3, "moved": 0}
+    assert proxy.error_counts() == {"no connection": 1, "broken": 1, "repeated": 3, "moved": 0}
     # the counters do see a drain that is too short, even though the other replica answers
-    assert late_proxy.troubles()["moved"] > 0
+    assert late_proxy.error_counts()["moved"] > 0
     assert late.outcomes.keys() == {"rotate right"}
 
 

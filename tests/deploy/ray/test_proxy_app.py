@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 import safetensors.numpy
-from rope_ray.door import Door
+from rope_ray.proxy_app import ProxyApp
 
 from tests.service.outside import whole_service
 
@@ -22,11 +22,11 @@ async def nothing():
     yield
 
 
-def door(app: Any, *, alive: tuple[str, ...] = (), endpoint: str | None = None) -> Door:
+def proxy_app(app: Any, *, alive: tuple[str, ...] = (), endpoint: str | None = None) -> ProxyApp:
     async def is_alive(owner: str) -> bool:
         return owner in alive
 
-    return Door(app, nothing(), is_alive=is_alive, endpoint=lambda: endpoint)
+    return ProxyApp(app, nothing(), is_alive=is_alive, endpoint=lambda: endpoint)
 
 
 def client(app: Any) -> httpx.AsyncClient:
@@ -37,13 +37,13 @@ async def test_a_session_of_an_owner_that_has_ended_is_lost():
     async with whole_service(session_owner="old", **KEY) as old, client(old.app) as first:
         id_ = (await first.post("/v1/sessions", json=SESSION)).json()["id"]
     async with whole_service(session_owner="new", **KEY) as new:
-        async with client(door(new.app)) as routed:
+        async with client(proxy_app(new.app)) as routed:
             answer = await routed.get(f"/v1/sessions/{id_}")
             forged = await routed.get(f"/v1/sessions/{id_[:-1]}")
         assert (answer.status_code, answer.json()["reason"]) == (410, "owner_lost")
         assert answer.json()["code"] == "session_gone"
         assert forged.status_code == 404
-        async with client(door(new.app, alive=("old",))) as routed:
+        async with client(proxy_app(new.app, alive=("old",))) as routed:
             answer = await routed.get(f"/v1/sessions/{id_}")
         assert (answer.status_code, answer.headers["x-session-owner"]) == (421, "old")
 
@@ -63,7 +63,7 @@ async def test_all_events_of_an_answer_can_be_pickled():
     header = [(b"content-type", b"application/x-safetensors")]
     scope = {"type": "http", "method": "POST", "path": "/v1/rotate", "query_string": b""}
     async with whole_service() as service:
-        await door(service.app)({**scope, "headers": header}, receive, send)
+        await proxy_app(service.app)({**scope, "headers": header}, receive, send)
     assert events[0]["status"] == 200
     answer = b"".join(event["body"] for event in events[1:])
     assert safetensors.numpy.load(answer)["q"].shape == q.shape
@@ -71,13 +71,13 @@ async def test_all_events_of_an_answer_can_be_pickled():
 
 async def test_who_creates_a_session_gets_the_port_of_its_replica():
     async with whole_service(**KEY) as service:
-        async with client(door(service.app, endpoint="http://10.0.0.7:4711")) as routed:
+        async with client(proxy_app(service.app, endpoint="http://10.0.0.7:4711")) as routed:
             created = await routed.post("/v1/sessions", json=SESSION)
             found = await routed.get(f"/v1/sessions/{created.json()['id']}")
         assert created.headers["x-session-endpoint"] == "http://10.0.0.7:4711"
         assert "x-session-endpoint" not in found.headers
         assert "x-request-id" not in found.headers, "Ray's proxy adds it"
-        async with client(door(service.app)) as routed:
+        async with client(proxy_app(service.app)) as routed:
             created = await routed.post("/v1/sessions", json=SESSION)
         assert "x-session-endpoint" not in created.headers
 
@@ -99,7 +99,7 @@ async def test_a_service_that_does_not_start_says_why():
     async def never(_: str) -> bool:
         return False
 
-    app = Door(send, broken(), is_alive=never, endpoint=lambda: None)
+    app = ProxyApp(send, broken(), is_alive=never, endpoint=lambda: None)
     with pytest.raises(RuntimeError, match="no device"):
         await app({"type": "lifespan"}, receive, send)
     assert sent == [{"type": "lifespan.startup.failed", "message": "no device"}]
@@ -121,7 +121,7 @@ async def test_the_service_lives_between_the_two_events():
     async def never(_: str) -> bool:
         return False
 
-    app = Door(send, living(), is_alive=never, endpoint=lambda: None)
+    app = ProxyApp(send, living(), is_alive=never, endpoint=lambda: None)
     events.put_nowait({"type": "lifespan.startup"})
     events.put_nowait({"type": "lifespan.shutdown"})
     await app({"type": "lifespan"}, events.get, send)

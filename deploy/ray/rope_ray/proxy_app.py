@@ -1,4 +1,4 @@
-"""The way of requests from Ray's proxy into the service, and its start and end, as ASGI."""
+"""The ASGI application that Ray's proxy calls: the service, with answers that Ray can pass on."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,15 +13,15 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 WRONG_OWNER = 421
 
 
-class Door:
+class ProxyApp:
     """Wraps the application of the service.
 
     Args:
         app: the application.
         lifespan: entered before the first request, left after the last.
         is_alive: whether the owner with this name is a running replica.
-        endpoint: URL of this replica's own port, shown to those who create sessions; None: not
-            shown. It is called for each of these answers.
+        endpoint: returns the URL of this replica's own port for the answer that creates a session;
+            None: the answer has no URL.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or start and end the service."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008})  # Ray answers 403
         else:
             answer = _Answer(scope, send, self._is_alive, self._endpoint)
-            await self._app(scope, receive, answer.pass_on)
+            await self._app(scope, receive, answer.send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
             async with self._lifespan:
@@ -76,8 +76,8 @@ class _Answer:
         self._endpoint = endpoint
         self._is_replaced = False
 
-    async def pass_on(self, event: Event) -> None:
-        """Send an event of the service, or what takes its place."""
+    async def send(self, event: Event) -> None:
+        """Send an event of the service, or the start of another answer that replaces it."""
         if event["type"] == "http.response.start":
             # Ray's proxy gives each request its identifier, and adds it to the answer
             headers = [pair for pair in event["headers"] if pair[0] != b"x-request-id"]
@@ -95,7 +95,7 @@ class _Answer:
             await self._send(event)
 
     async def _send_lost(self) -> None:
-        """Answer 410: the router chose this replica because the owner is none of the replicas."""
+        """Answer 410: no replica is the owner, so the router chose any replica."""
         answer = problems.describe(SessionGone("owner_lost"))
         start = {"status": answer.status, "headers": answer.headers}
         await self._send({"type": "http.response.start", **start})
