@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
-from tests.deploy.kserve_models import faults
+from tests.deploy.kserve_models import schema_errors
 from tests.deploy.manifests.kserve import load, services
 
 URL, TARGET = os.environ.get("OIP_HTTP", ""), os.environ.get("OIP_GRPC", "")
@@ -23,7 +23,7 @@ needs_sessions = pytest.mark.skipif(not KEY, reason="no sessions")
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_fits_the_types_of_kserve(name):
-    assert faults(load(name)) == []
+    assert schema_errors(load(name)) == []
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_wrong_field_is_found(name, path, value, expected):
     for key in path[:-1]:
         at = at[key]
     at[path[-1]] = value
-    assert expected in "\n".join(faults(wrong))
+    assert expected in "\n".join(schema_errors(wrong))
 
 
 def tensor(name, x):

@@ -1,4 +1,4 @@
-"""What Helm prints after an installation, and what `helm test` runs."""
+"""The text that Helm prints after an installation, and the pod of `helm test`."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from tests.deploy.manifests.render import chart, of_kind, profile, profiles, ren
 from tests.free_ports import free_port
 
 QUIET = {"keys": {"enabled": True, "existingSecret": "a"}}
-"""Values that need no warning."""
+"""Values without a warning."""
 
 
 def _notes(values):

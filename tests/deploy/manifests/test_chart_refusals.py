@@ -1,4 +1,4 @@
-"""What the chart refuses: names that it does not know, and values that cannot work together."""
+"""The chart refuses unknown names, and values that cannot work together."""
 
 import pytest
 
