@@ -41,7 +41,7 @@ def test_the_notes_name_what_exists(name):
         ({}, "There are no API keys"),
         ({"tls": {"enabled": True, "existingSecret": "a"}}, "--cacert ca.crt --resolve"),
         ({"device": "gpu"}, "needs a spare GPU"),
-        ({"replicaCount": 1, "updateStrategy": {"surge": False}}, "WARNING: with one pod"),
+        ({"replicaCount": 1, "updateStrategy": {"surge": False}}, "WARNING: the only pod"),
         ({"resources": {"limits": None}}, "WARNING: without resources.limits.memory"),
         ({"networkPolicy": {"enabled": True}}, "pods of this namespace only"),
     ],
