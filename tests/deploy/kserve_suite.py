@@ -1,6 +1,6 @@
-"""deploy/kserve by the schemas and the clients of KServe; test_kserve.py runs it.
+"""deploy/kserve with the types and the clients of KServe's SDK; test_kserve.py runs this file.
 
-It needs a process of its own: KServe and tritonclient register the same names of messages.
+It needs its own process, because KServe and tritonclient register the same protobuf messages.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ def request(model, parameters=None, **inputs):
 
 
 async def over_both(what):
-    """Run `what(client, infer)` over HTTP, then over gRPC; return both results."""
+    """Run `what(infer)` over HTTP, then over gRPC; return both results."""
     rest, grpc = InferenceRESTClient(RESTConfig(protocol="v2")), InferenceGRPCClient(TARGET)
 
     async def infer_rest(each):

@@ -18,7 +18,7 @@ CLUSTER_BLOCK = re.compile(r"^```sh\n.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 class Page(Guide):
-    """A page whose programs run in processes of their own: KServe's client needs that."""
+    """A page with a process for each Python block, which KServe's client needs."""
 
     grpc_target = ""
 

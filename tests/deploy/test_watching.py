@@ -71,7 +71,7 @@ def test_an_expression_names_metrics_and_labels_that_are_there(title, expression
         ("sum by (tenant) (rope_queue_depth)", ["tenant"]),
     ],
 )
-def test_a_wrong_name_is_seen(expression, expected, labels):
+def test_an_unknown_name_is_found(expression, expected, labels):
     assert unknown_names(expression, labels) == expected
 
 

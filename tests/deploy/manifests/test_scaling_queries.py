@@ -47,7 +47,7 @@ def test_queries_name_metrics_and_labels_that_are_there(values):
         ("sum by (tenant) (rope_queue_depth)", ["tenant"]),
     ],
 )
-def test_a_wrong_name_is_seen(query, expected):
+def test_an_unknown_name_is_found(query, expected):
     assert unknown_names(query, service_metrics(), IN_KUBERNETES) == expected
 
 
