@@ -28,7 +28,7 @@ cluster: [Kubernetes](deploy/kubernetes.md#alert), [KServe](deploy/kserve.md#ale
 
 SECTIONS = {
     "critical": "## Requests fail: look now",
-    "warning": "## It gets tight: look today",
+    "warning": "## A limit is near: look today",
 }
 
 COLUMNS = "| alert | for | what it means | first action |\n|---|---|---|---|\n"

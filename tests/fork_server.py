@@ -1,4 +1,4 @@
-"""A process that has imported all that a service needs, and forks for each service of the tests.
+"""A process that has imported the modules of a service, and forks for each service of the tests.
 
 The imports take three seconds of a processor, and the suite starts dozens of services. A forked
 service runs `service.__main__` from its first line, as a process of its own. Where a test is about
@@ -30,14 +30,14 @@ from service.__main__ import MALLOC
 ROOT = Path(__file__).parents[1]
 
 STATUS = struct.Struct("=i")
-"""What the server sends: the identifier of the process, or minus one; at its end its exit code."""
+"""A message of the server: first the id of a new process, and at its end the exit code."""
 
 OWN_VARIABLES = ("ROPE_", "INJECT_FAULTS", "FAKE")
-"""Names of variables that a forked service may have for itself. The libraries have read theirs."""
+"""Prefixes of variables that may differ in a forked service. Imports have read all others."""
 
 
 class ForkedProcess:
-    """A process that the server has forked: what the tests need of `subprocess.Popen`."""
+    """A process that the server has forked, with the methods of `Popen` that tests use."""
 
     def __init__(self, link: socket.socket, args: list[str]) -> None:
         self.args = args
@@ -100,17 +100,19 @@ class ForkServer:
         return is_linux and all(name.startswith(OWN_VARIABLES) for name in variables)
 
     def _launch(self) -> None:
-        self._socket, its = socket.socketpair()
-        own = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+        self._socket, server_end = socket.socketpair()
+        environment = {
+            name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"
+        }
         # as `service.__main__` starts itself again; threads of OpenBLAS would not outlive a fork
-        own |= {"GLIBC_TUNABLES": MALLOC, "OPENBLAS_NUM_THREADS": "1"}
+        environment |= {"GLIBC_TUNABLES": MALLOC, "OPENBLAS_NUM_THREADS": "1"}
         # the service's log finds out at its import what kind of file the standard output is
-        with its, tempfile.TemporaryFile() as regular_file:
+        with server_end, tempfile.TemporaryFile() as regular_file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fork_server", str(its.fileno())],
-                pass_fds=[its.fileno()],
+                [sys.executable, "-m", "tests.fork_server", str(server_end.fileno())],
+                pass_fds=[server_end.fileno()],
                 cwd=ROOT,
-                env=own,
+                env=environment,
                 stdout=regular_file,
             )
 
@@ -118,19 +120,19 @@ class ForkServer:
         """Fork a process that runs `python -m module`.
 
         Args:
-            module: that is run.
-            environment: all its variables.
-            log: descriptor of a regular file, for its standard output and standard error.
+            module: name of the module.
+            environment: all environment variables of the process.
+            log: descriptor of a regular file for its standard output and standard error.
         """
         if self._process is None:
             self._launch()
-        ours, its = socket.socketpair()
+        link, server_end = socket.socketpair()
         request = json.dumps({"module": module, "environment": dict(environment)}).encode()
-        with its:
-            descriptors = [its.fileno(), log]
+        with server_end:
+            descriptors = [server_end.fileno(), log]
             socket.send_fds(self._socket, [STATUS.pack(len(request))], descriptors)
             self._socket.sendall(request)
-        return ForkedProcess(ours, [sys.executable, "-m", module])
+        return ForkedProcess(link, [sys.executable, "-m", module])
 
     def __enter__(self) -> Self:
         return self

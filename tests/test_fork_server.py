@@ -1,4 +1,4 @@
-"""Services that are forked: they start, end and end early as those of a command line do."""
+"""Forked services start and end like services that a command line starts."""
 
 import signal
 import subprocess
@@ -33,7 +33,7 @@ def test_each_service_has_its_variables_and_its_log(serve: Serve):
             loud.process.wait(0.01)
 
 
-def test_what_ends_the_program_is_its_exit_code(serve: Serve, tmp_path: Path):
+def test_the_exit_code_of_a_failed_start_is_reported(serve: Serve, tmp_path: Path):
     with (
         pytest.raises(RuntimeError, match="rope-service: ROPE_MAX_SESSIONS must be a whole number"),
         serve(ROPE_MAX_SESSIONS="many"),

@@ -122,9 +122,10 @@ def _check_prometheus() -> None:
         wait_until(lambda: {*rules().values()} == {"ok"}, 60)
         query = {"query": 'up{job="rope-service"}'}
         found = client.get("/query", params=query).json()["data"]["result"]
-        instances = sorted(each["metric"]["instance"] for each in found)
+        num_rules = len(rules())
+    instances = sorted(each["metric"]["instance"] for each in found)
     assert instances == [f"{name}:8002" for name in NAMES], instances
-    print_line(f"Prometheus: {instances} and HAProxy are up, {len(rules())} alerts are evaluated")
+    print_line(f"Prometheus: {instances} and HAProxy are up, {num_rules} alerts are evaluated")
 
 
 async def _upgrade_under_load(proxy: Haproxy, upgrade: Path, names: dict[str, str]) -> Load:

@@ -1,6 +1,6 @@
-"""deploy/kserve by the schemas and the clients of KServe; test_kserve.py runs it.
+"""deploy/kserve with the types and the clients of KServe's SDK; test_kserve.py runs this file.
 
-It needs a process of its own: KServe and tritonclient register the same names of messages.
+It needs its own process, because KServe and tritonclient register the same protobuf messages.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
-from tests.deploy.kserve_models import faults
+from tests.deploy.kserve_models import schema_errors
 from tests.deploy.manifests.kserve import load, services
 
 URL, TARGET = os.environ.get("OIP_HTTP", ""), os.environ.get("OIP_GRPC", "")
@@ -23,7 +23,7 @@ needs_sessions = pytest.mark.skipif(not KEY, reason="no sessions")
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_fits_the_types_of_kserve(name):
-    assert faults(load(name)) == []
+    assert schema_errors(load(name)) == []
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_wrong_field_is_found(name, path, value, expected):
     for key in path[:-1]:
         at = at[key]
     at[path[-1]] = value
-    assert expected in "\n".join(faults(wrong))
+    assert expected in "\n".join(schema_errors(wrong))
 
 
 def tensor(name, x):
@@ -69,7 +69,7 @@ def request(model, parameters=None, **inputs):
 
 
 async def over_both(what):
-    """Run `what(client, infer)` over HTTP, then over gRPC; return both results."""
+    """Run `what(infer)` over HTTP, then over gRPC; return both results."""
     rest, grpc = InferenceRESTClient(RESTConfig(protocol="v2")), InferenceGRPCClient(TARGET)
 
     async def infer_rest(each):

@@ -39,8 +39,8 @@ SLOW_REQUEST_S = 14.0
 
 
 @dataclass(frozen=True)
-class Client:
-    """What a client of the pod knows."""
+class PodClient:
+    """How a client reaches the pod, and its session."""
 
     port: int
     headers: dict[str, str]
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def skip_reason() -> str | None:
-    """Return what this machine lacks."""
+    """Return the tool that is missing; None if the test can run."""
     commands = {
         "Podman": ["podman", "--version"],
         "runc": ["runc", "--version"],
@@ -134,7 +134,7 @@ def _check(
     check_rotate(port, headers)
     has_sessions = _variables(spec).get("ROPE_SESSIONS") == "on"
     session = _create_session(port, headers, container) if has_sessions else None
-    _check_stop(podman, container, spec, probes, Client(port, headers, session))
+    _check_stop(podman, container, spec, probes, PodClient(port, headers, session))
 
 
 def _variables(spec: dict[str, Any]) -> dict[str, str | None]:
@@ -199,18 +199,18 @@ def _check_restrictions(podman: Podman, container: str, spec: dict[str, Any], ui
     print_line(f"restrictions: {shown}, root read-only, memory {limit}, /tmp {total} bytes")
 
 
-def _admitted_bytes(port: int, headers: dict[str, str]) -> float:
-    return metric(port, "rope_admitted_bytes", headers)
-
-
-def _may_export(client: Client) -> bool:
+def _may_export(client: PodClient) -> bool:
     connection = HTTPConnection("127.0.0.1", client.port, timeout=30)
     connection.request("GET", f"/v1/sessions/{client.session}", headers=client.headers)
     return connection.getresponse().headers["X-Session-Export"] == "possible"
 
 
 def _check_stop(
-    podman: Podman, container: str, spec: dict[str, Any], probes: dict[str, Probe], client: Client
+    podman: Podman,
+    container: str,
+    spec: dict[str, Any],
+    probes: dict[str, Probe],
+    client: PodClient,
 ) -> None:
     """Stop the pod as a kubelet does, while a request is computed."""
     grace_s = spec["terminationGracePeriodSeconds"]
@@ -221,7 +221,8 @@ def _check_stop(
         request_start = time.monotonic()
         slow = threads.submit(attend, port, num_tokens, headers)
         status_port = probes["readiness"].port
-        wait("a request is admitted", lambda: _admitted_bytes(status_port, headers) > 0)
+        admitted = "rope_admitted_bytes"
+        wait("a request is admitted", lambda: metric(status_port, admitted, headers) > 0)
         stop_start = time.monotonic()
         stop = threads.submit(podman.run, "pod", "stop", "--time", str(grace_s), pod)
         wait("the readiness probe fails", lambda: not probes["readiness"].succeeds())

@@ -1,4 +1,4 @@
-"""Render the chart and make a pod of it that Podman runs beside other processes of this machine."""
+"""Render the chart, and make a pod of its workload that Podman can run on the host's network."""
 
 import subprocess
 from collections.abc import Mapping
@@ -73,8 +73,7 @@ def runnable(
     - The pod uses the network of the machine, since a network of its own needs more than root in a
       container may do. Podman refuses published ports beside it.
     - Podman runs `curl` in the container for probes: the test performs them.
-    - Podman makes a folder on the disk of an emptyDir of medium Memory: `tmp` is a tmpfs of its
-      size.
+    - Podman puts an emptyDir of medium Memory on the disk: `tmp` is a tmpfs of its size.
     - Podman cannot use one Secret for variables and volumes: `secrets` has the values of variables,
       and `folder` the same values as files.
     """

@@ -22,7 +22,7 @@ runtime = "runc"
 
 
 class Podman:
-    """Commands of Podman whose images and containers are in one folder."""
+    """Runs Podman with all its images and containers in one folder."""
 
     def __init__(self, folder: Path) -> None:
         """Use this folder, which may have the image of an earlier run."""
@@ -77,7 +77,7 @@ class Podman:
             self.run("pod", "rm", "--force", "--ignore", "--time", "0", pod)
 
     def state(self, container: str) -> dict[str, Any]:
-        """Return what Podman knows of a container."""
+        """Return the state of a container, as `podman inspect` prints it."""
         return json.loads(self.run("inspect", container))[0]
 
     def remove(self) -> None:

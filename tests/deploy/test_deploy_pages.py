@@ -14,11 +14,11 @@ from tests.guide import Guide
 PAGES = {
     name: (ROOT / "docs" / "deploy" / f"{name}.md").read_text() for name in ("kubernetes", "kserve")
 }
-OF_A_CLUSTER = re.compile(r"^```sh\n.*?^```$", re.MULTILINE | re.DOTALL)
+CLUSTER_BLOCK = re.compile(r"^```sh\n.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 class Page(Guide):
-    """A page whose programs run in processes of their own: KServe's client needs that."""
+    """A page with a process for each Python block, which KServe's client needs."""
 
     grpc_target = ""
 
@@ -37,7 +37,7 @@ def test_the_blocks_that_need_a_service(name, server, serve, tmp_path):
         pytest.skip("kserve is not installed")
     page = Page(server.url, serve, tmp_path)
     page.grpc_target = server.grpc_target
-    page.follow(OF_A_CLUSTER.sub("", PAGES[name]))
+    page.follow(CLUSTER_BLOCK.sub("", PAGES[name]))
     keys = (tmp_path / "keys.toml").read_text()
     assert keys.count("keys = [") == 2
     assert (tmp_path / "key").read_text().strip() in (tmp_path / "prometheus.txt").read_text()

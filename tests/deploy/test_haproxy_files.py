@@ -1,4 +1,4 @@
-"""deploy/haproxy without an engine: times fit those of the service, names fit each other."""
+"""deploy/haproxy: times fit the settings of the service, and names in its files are the same."""
 
 import re
 from typing import Any

@@ -17,6 +17,7 @@ from service.settings import Settings
 from tests.conftest import ROOT
 from tests.deploy.manifests import kserve
 from tests.free_ports import free_port
+from tests.waiting import wait_until
 
 SUITE = Path(__file__).with_name("kserve_suite.py")
 RUNTIME = kserve.load("serving-runtime")
@@ -46,7 +47,7 @@ def variables(name, secrets=None):
 
 @contextmanager
 def started(serve, name, secrets=None, **changes):
-    """Start it with these variables; other numbers of ports only."""
+    """Start a service with the variables of an InferenceService, at free ports."""
     values = variables(name, secrets)
     ports = kserve.service_ports(RUNTIME, kserve.load(name))
     assert {port: values.pop(f"ROPE_{port.upper()}_PORT") for port in ports} == {
@@ -98,8 +99,7 @@ def test_the_predictor_answers_and_drains(serve):
         assert probe(service, "readinessProbe") == 200
 
         service.process.send_signal(signal.SIGTERM)
-        while probe(service, "readinessProbe") == 200:
-            pass
+        wait_until(lambda: probe(service, "readinessProbe") == 503)
         assert probe(service, "livenessProbe") == 200, "the pod must not be restarted now"
         url = f"{service.url}/v2/models/rope/infer"
         for _ in range(20):  # the gateway still sends requests for some seconds

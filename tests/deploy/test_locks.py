@@ -121,7 +121,7 @@ def test_the_image_installs_by_hashes_only():
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "message"),
     [
         ("numpy>=2.0 --hash=sha256:" + "0" * 64, "not pinned"),
         ("numpy==2.* --hash=sha256:" + "0" * 64, "not pinned"),
@@ -129,6 +129,6 @@ def test_the_image_installs_by_hashes_only():
         ("numpy==2.4.6\nNumPy==2.4.5", "two versions"),
     ],
 )
-def test_a_line_that_pins_nothing_is_found(text, fault):
-    with pytest.raises(AssertionError, match=fault):
+def test_a_line_that_pins_nothing_is_found(text, message):
+    with pytest.raises(AssertionError, match=message):
         assert [pin.version for pin in read(text).values()]

@@ -1,4 +1,4 @@
-"""The page about replicas: its commands run with a stand-in for docker that notes each call."""
+"""The commands of docs/deploy/replicas.md, with a stand-in for docker that records each call."""
 
 import json
 import os
@@ -22,7 +22,7 @@ with open(os.environ["CALLS"], "a") as file:
     file.write(json.dumps({"arguments": sys.argv[1:], "TAG": os.environ.get("TAG")}) + "\\n")
 """
 FLAGS = {"-d", "--wait", "--no-deps", "--no-build"}
-"""Of `docker compose up`, version 2. Version 1.29 has all but `--wait`."""
+"""Flags of `docker compose up` in version 2. Version 1.29 has all but `--wait`."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_replicas_are_replaced_one_after_the_other_by_an_image_that_was_built(ca
         if arguments[0] == "build":
             built.add(arguments[arguments.index("-t") + 1])
         else:
-            assert f"rope-service:{call['TAG'] or 'dev'}" in built, "the image is there"
+            assert f"rope-service:{call['TAG'] or 'dev'}" in built, "the image was not built"
             last.append((call["TAG"], arguments[-1]))
     assert last == [(None, "--wait"), ("next", "rope-1"), ("next", "rope-2")]
 

@@ -1,4 +1,4 @@
-"""The page about sizes: its figures are those of other pages, and its sums are right."""
+"""docs/deploy/sizing.md: its figures are those of other pages, and its computations are right."""
 
 import math
 import re

@@ -11,7 +11,7 @@ from service.lifecycle import Lifecycle
 from service.server.app import create_app
 from service.settings import Settings
 from tests.conftest import ROOT
-from tests.deploy.expressions import NAME, faults
+from tests.deploy.expressions import NAME, unknown_names
 from tests.deploy.promtool import alerts_that_fire, promtool
 from tests.service.recorded.surface import shape_of_metrics
 
@@ -60,7 +60,7 @@ def labels() -> dict[str, set[str]]:
 )
 def test_an_expression_names_metrics_and_labels_that_are_there(title, expression, labels):
     assert NAME.search(expression) or "up{" in expression, title
-    assert faults(expression, labels) == []
+    assert unknown_names(expression, labels) == []
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_an_expression_names_metrics_and_labels_that_are_there(title, expression
         ("sum by (tenant) (rope_queue_depth)", ["tenant"]),
     ],
 )
-def test_a_wrong_name_is_seen(expression, expected, labels):
-    assert faults(expression, labels) == expected
+def test_an_unknown_name_is_found(expression, expected, labels):
+    assert unknown_names(expression, labels) == expected
 
 
 def test_each_alert_has_a_test_a_sentence_and_a_remedy():

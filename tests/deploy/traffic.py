@@ -31,7 +31,7 @@ def check_rotate(port: int, headers: Mapping[str, str] | None = None) -> None:
 
 
 def attend(port: int, num_tokens: int, headers: Mapping[str, str] | None = None) -> float:
-    """Request attention that is the mean of 0, 1, ... up to each token; return the seconds."""
+    """Request attention with the known result t / 2 at token t; return the seconds it took."""
     q = np.zeros((1, num_tokens, 8, 64), np.float32)  # zeros weight all keys equally
     v = np.broadcast_to(np.arange(num_tokens, dtype=np.float32)[:, None, None], q.shape[1:])[None]
     tensors = {"q": q, "k": q[:, :, :1], "v": v[:, :, :1]}
@@ -46,7 +46,7 @@ def attend(port: int, num_tokens: int, headers: Mapping[str, str] | None = None)
 
 
 def tokens_for(port: int, seconds: float, headers: Mapping[str, str] | None = None) -> int:
-    """Return the number of tokens whose attention takes about some seconds here."""
+    """Return a number of tokens for which attention takes about `seconds` on this machine."""
     num_tokens = 2048
     attend(port, num_tokens, headers)  # warm-up
     return int(num_tokens * math.sqrt(seconds / attend(port, num_tokens, headers)))
@@ -63,7 +63,7 @@ def post(
 
 
 def get(port: int, path: str, timeout_s: float = 10) -> int | None:
-    """Return the status, or nothing if there is no response."""
+    """Return the status; None if there is no response."""
     connection = HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         connection.request("GET", path)

@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 CALL = {"q": [[[1.0, 2.0, 3.0, 4.0]]], "positions": [3]}
 
 
-def test_it_serves_its_own_port_and_its_application_and_drains():
+def test_it_answers_at_its_port_and_by_its_application_and_drains():
     (grpc_port,) = free_ports(1)
     settings = Settings(
         device="cpu",

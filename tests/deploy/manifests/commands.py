@@ -1,14 +1,13 @@
-"""Runs the blocks `sh` of a page with stand-ins for kubectl and helm, and checks each call.
+"""Runs the `sh` blocks of a page with stand-ins for kubectl and helm, and checks each call.
 
-A stand-in only notes its arguments. What it would have done is then checked here: Helm's own engine
-renders the chart with the values of the call, the real kubectl makes what it can make without a
-cluster and knows its flags, and names and labels must be those of objects that the page has made.
+A stand-in only records its arguments. This module then checks them: Helm's own engine renders the
+chart with the values of the call; the real kubectl checks its flags, and makes the objects that
+need no cluster; names and labels must be those of objects that earlier commands have made.
 """
 
 import json
 import os
 import re
-import shutil
 import subprocess
 from functools import cache
 from itertools import pairwise
@@ -21,10 +20,10 @@ import yaml
 
 from tests.deploy.manifests import kserve
 from tests.deploy.manifests.render import CHART, ROOT, merge, render
-from tests.deploy.manifests.schemas import faults
+from tests.deploy.manifests.schemas import schema_errors
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-OF_KSERVE = {"ServingRuntime", "ClusterServingRuntime", "InferenceService"}
+KSERVE_KINDS = {"ServingRuntime", "ClusterServingRuntime", "InferenceService"}
 STAND_IN = """#!/usr/bin/python3 -SE
 import json, os, sys
 stdin = sys.stdin.read() if "-" in sys.argv else ""
@@ -43,7 +42,7 @@ HELM = {
     "uninstall": {"--namespace"},
 }
 """The commands of Helm that pages use, and their flags."""
-WITHOUT_VALUE = {"--install", "--wait", "--reset-then-reuse-values"}
+FLAGS_WITHOUT_VALUE = {"--install", "--wait", "--reset-then-reuse-values"}
 
 
 def calls(page: str, folder: Path) -> list[dict[str, Any]]:
@@ -71,22 +70,23 @@ def calls(page: str, folder: Path) -> list[dict[str, Any]]:
 
 
 class Cluster:
-    """The objects that the calls of a page would have made."""
+    """The objects that the commands of a page would have made."""
 
     def __init__(self, folder: Path) -> None:
         self.names: set[str] = {"inferenceservice", "namespace"}
         """Such as `deployment/rope-service`."""
         self.labels: list[dict[str, str]] = []
-        """Of pods."""
+        """Labels of the pods of each workload."""
         self.releases: dict[str, dict[str, Any]] = {}
-        """Values of what Helm has installed."""
+        """Values of each installed release."""
         self._folder = folder
 
     def run(self, call: dict[str, Any]) -> None:
-        """Check a call and note what it makes."""
+        """Check a call, and record the objects that it makes."""
         getattr(self, call["program"])(call["arguments"], call["stdin"])
 
     def helm(self, arguments: list[str], stdin: str) -> None:
+        """Check a call of helm: its flags, its release, and the objects of an upgrade."""
         verb, *rest = arguments
         flags: dict[str, list[str]] = {}
         words = []
@@ -94,7 +94,9 @@ class Cluster:
             word = rest.pop(0)
             if word.startswith("--"):
                 assert word in HELM[verb], f"helm {verb} has no {word}"
-                flags.setdefault(word, []).append("" if word in WITHOUT_VALUE else rest.pop(0))
+                flags.setdefault(word, []).append(
+                    "" if word in FLAGS_WITHOUT_VALUE else rest.pop(0)
+                )
             else:
                 words.append(word)
         if verb == "repo":
@@ -125,10 +127,11 @@ class Cluster:
             self.releases[name] = {}
 
     def kubectl(self, arguments: list[str], stdin: str) -> None:
+        """Check a call of kubectl: its flags, and that the objects it names exist."""
         words = _without_flags(arguments)
         verb = words[0]
         if verb == "create":
-            self.add(_made_by_kubectl(arguments, self._folder))
+            self.add(_created_by_kubectl(arguments, self._folder))
             return
         if verb == "apply":
             files = [file for file in words[1:] if not (self._folder / file).is_dir()]
@@ -158,14 +161,14 @@ class Cluster:
                 assert any(wanted.items() <= each.items() for each in self.labels), value
 
     def add(self, made: dict[str, Any]) -> None:
-        """Check an object, and note its name and the labels of its pods."""
+        """Check an object, and record its name and the labels of its pods."""
         kind, name = made["kind"], made["metadata"]["name"]
         self.names.add(f"{kind.lower()}/{name}")
-        if kind in OF_KSERVE:  # tests/deploy/kserve_suite.py checks these
+        if kind in KSERVE_KINDS:  # tests/deploy/kserve_suite.py checks these
             if kind == "InferenceService":
                 self._add_predictor(made)
             return
-        assert faults(made) == []
+        assert schema_errors(made) == []
         if kind in ("Deployment", "StatefulSet"):
             self.labels.append(made["spec"]["template"]["metadata"]["labels"])
 
@@ -185,7 +188,16 @@ def _as_strings(text: str) -> dict[str, Any]:
     return values
 
 
-VALUED = {"--namespace", "-f", "-k", "--selector", "--output", "--timeout", "--tail", "-L"}
+FLAGS_WITH_VALUE = {
+    "--namespace",
+    "-f",
+    "-k",
+    "--selector",
+    "--output",
+    "--timeout",
+    "--tail",
+    "-L",
+}
 
 
 def _without_flags(arguments: list[str]) -> list[str]:
@@ -196,16 +208,16 @@ def _without_flags(arguments: list[str]) -> list[str]:
         word = rest.pop(0)
         if word == "-" or not word.startswith("-"):
             words.append(word)
-        elif word in VALUED:
+        elif word in FLAGS_WITH_VALUE:
             value = rest.pop(0)
             words += [value] if word in ("-f", "-k") else []
     return words
 
 
-def _made_by_kubectl(arguments: list[str], folder: Path) -> dict[str, Any]:
-    """Return what the real kubectl makes, which refuses wrong flags and files that are missing."""
+def _created_by_kubectl(arguments: list[str], folder: Path) -> dict[str, Any]:
+    """Return the object that the real kubectl makes; it refuses wrong flags and missing files."""
     done = subprocess.run(
-        [_kubectl(), *arguments, "--dry-run=client", "-o", "yaml"],
+        ["kubectl", *arguments, "--dry-run=client", "-o", "yaml"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -235,9 +247,5 @@ def _options() -> str:
 
 
 def _output(*arguments: str) -> str:
-    command = [_kubectl(), *arguments]
+    command = ["kubectl", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def _kubectl() -> str:
-    return shutil.which("kubectl") or "kubectl"

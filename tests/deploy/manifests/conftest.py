@@ -1,4 +1,4 @@
-"""Without the tools of requirements.txt nothing is collected here, so that `make test` passes."""
+"""Collects no test of this folder where the tools of requirements.txt are not installed."""
 
 from importlib.util import find_spec
 

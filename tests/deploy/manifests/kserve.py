@@ -1,7 +1,7 @@
-"""What KServe's controller makes of a runtime and an InferenceService in Standard mode.
+"""The objects that KServe's controller makes of a runtime and an InferenceService in Standard mode.
 
-Read in KServe's sources (pkg/controller/v1beta1/inferenceservice); the fields that
-deploy/kserve uses, no others.
+From KServe's sources (pkg/controller/v1beta1/inferenceservice), for the fields that deploy/kserve
+uses.
 """
 
 import copy
@@ -14,13 +14,13 @@ Object = dict[str, Any]
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "kserve"
 CONTAINER = "kserve-container"
-OF_KSERVE = {
+PREDICTOR_FIELDS = {
     *("minReplicas", "maxReplicas", "autoScaling", "deploymentStrategy", "model"),
     *("labels", "annotations", "timeout", "containerConcurrency"),
 }
-"""Fields of a predictor that are not those of a pod."""
-OF_MODEL = {"modelFormat", "runtime", "protocolVersion", "storageUri", "runtimeVersion"}
-"""Fields of its model that are not those of a container."""
+"""Fields of a predictor that are no fields of a pod."""
+MODEL_FIELDS = {"modelFormat", "runtime", "protocolVersion", "storageUri", "runtimeVersion"}
+"""Fields of a predictor's model that are no fields of a container."""
 
 
 def load(name: str) -> Object:
@@ -45,13 +45,13 @@ def pod_spec(runtime: Object, service: Object) -> Object:
     [container] = copy.deepcopy(runtime["spec"]["containers"])
     assert container["name"] == CONTAINER
     for field, value in predictor["model"].items():
-        if field in OF_MODEL:
+        if field in MODEL_FIELDS:
             continue
         if field in ("env", "ports", "volumeMounts"):
             container[field] = _merge_named(container.get(field, []), value)
         else:
             container[field] = value
-    pod = {field: value for field, value in predictor.items() if field not in OF_KSERVE}
+    pod = {field: value for field, value in predictor.items() if field not in PREDICTOR_FIELDS}
     volumes = _merge_named(runtime["spec"].get("volumes", []), pod.get("volumes", []))
     return {**pod, "volumes": volumes, "containers": [container]}
 
@@ -96,7 +96,7 @@ def service_ports(runtime: Object, service: Object) -> dict[str, tuple[int, int]
 
 
 def scaled_object(service: Object) -> Object:
-    """Return the ScaledObject that KServe makes for the class keda: of behavior only windows."""
+    """Return the ScaledObject for the class keda; KServe passes on only the windows of behavior."""
     predictor = service["spec"]["predictor"]
     name = f"{service['metadata']['name']}-predictor"
     scaling = predictor["autoScaling"]

@@ -13,12 +13,12 @@ OBJECTS = FOLDER / "base" / "objects.yaml"
 BASE: Values = {"networkPolicy": {"enabled": True}}
 """Values of the base; the others are the chart's defaults."""
 
-OF_HELM = ("helm.sh/chart", "app.kubernetes.io/managed-by")
-"""Labels that are true only of what Helm installs."""
+HELM_LABELS = ("helm.sh/chart", "app.kubernetes.io/managed-by")
+"""Labels that only objects installed by Helm may have."""
 
 
 def objects(values: Values) -> list[Object]:
-    """Return what the chart makes of some values, without what only Helm uses."""
+    """Return the objects of the chart for some values, without labels and hooks of Helm."""
     rendered = render(values, name="rope-service")
     return [_plain(each) for each in rendered if "annotations" not in each["metadata"]]
 
@@ -31,11 +31,12 @@ def _plain(part: Any) -> Any:
     return {
         key: _plain(value)
         for key, value in part.items()
-        if key not in OF_HELM and (key, value) != ("namespace", "rope")
+        if key not in HELM_LABELS and (key, value) != ("namespace", "rope")
     }
 
 
 def text() -> str:
+    """Return the contents of deploy/kustomize/base/objects.yaml."""
     header = (
         "# Made from the chart by `python -m tests.deploy.manifests.kustomize`: change the chart.\n"
     )

@@ -1,4 +1,4 @@
-"""Parts of the rendered chart that several tests look at, and a server that stands in for a pod."""
+"""Parts of the rendered chart, and a server that stands in for a pod."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +26,7 @@ def container(values: Values | None = None) -> dict[str, Any]:
 
 
 def variables(values: Values | None = None) -> dict[str, Any]:
-    """Return the environment by name; a variable from elsewhere is its `valueFrom`."""
+    """Return the environment by name: the value of each variable, or its `valueFrom`."""
     return {
         each["name"]: each["value"] if "value" in each else each["valueFrom"]
         for each in container(values)["env"]
@@ -34,7 +34,7 @@ def variables(values: Values | None = None) -> dict[str, Any]:
 
 
 class StubPod(ThreadingHTTPServer):
-    """Stands in for a pod: answers its number; ready as long as `ready` is true."""
+    """Answers each request with its number; /readyz is 503 while `ready` is false."""
 
     daemon_threads = True
 
@@ -45,7 +45,7 @@ class StubPod(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def handle_error(self, request, client_address):
-        pass  # a check of HAProxy that has gone
+        pass  # HAProxy closes the connections of its checks early
 
     def stop(self):
         self.shutdown()

@@ -1,4 +1,4 @@
-"""Names in objects that other objects of the same release must have."""
+"""References between the objects of a release."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,24 +13,28 @@ def dangling(objects: list[Object], outside: tuple[str, ...] = ()) -> list[str]:
         objects: of one release.
         outside: names of Secrets and ConfigMaps that the user makes.
     """
-    found = _Objects(objects, outside)
+    references = _References(objects, outside)
     checks: dict[str, Callable[[Object], Iterator[str]]] = {
-        "Service": found.service,
-        "Deployment": found.workload,
-        "StatefulSet": found.workload,
-        "PodDisruptionBudget": lambda each: found.pods(each["spec"]["selector"]["matchLabels"]),
-        "NetworkPolicy": lambda each: found.pods(each["spec"]["podSelector"].get("matchLabels")),
-        "HorizontalPodAutoscaler": lambda each: found.target(each["spec"]["scaleTargetRef"]),
-        "ScaledObject": lambda each: found.target(each["spec"]["scaleTargetRef"]),
-        "ServiceMonitor": found.service_monitor,
-        "PodMonitor": found.pod_monitor,
-        "Ingress": found.ingress,
+        "Service": references.service,
+        "Deployment": references.workload,
+        "StatefulSet": references.workload,
+        "PodDisruptionBudget": lambda each: references.pods(
+            each["spec"]["selector"]["matchLabels"]
+        ),
+        "NetworkPolicy": lambda each: references.pods(
+            each["spec"]["podSelector"].get("matchLabels")
+        ),
+        "HorizontalPodAutoscaler": lambda each: references.target(each["spec"]["scaleTargetRef"]),
+        "ScaledObject": lambda each: references.target(each["spec"]["scaleTargetRef"]),
+        "ServiceMonitor": references.service_monitor,
+        "PodMonitor": references.pod_monitor,
+        "Ingress": references.ingress,
     }
     return [
-        f"{each['kind']}/{each['metadata']['name']}: {fault}"
+        f"{each['kind']}/{each['metadata']['name']}: {error}"
         for each in objects
         if each["kind"] in checks
-        for fault in checks[each["kind"]](each)
+        for error in checks[each["kind"]](each)
     ]
 
 
@@ -38,7 +42,9 @@ def matches(labels: Object | None, selector: Object | None) -> bool:
     return (selector or {}).items() <= (labels or {}).items()
 
 
-class _Objects:
+class _References:
+    """Yields the references of an object that lead nowhere, one method for each kind of object."""
+
     def __init__(self, objects: list[Object], outside: tuple[str, ...]) -> None:
         self._objects = objects
         self._outside = outside

@@ -31,12 +31,12 @@ def chart() -> helm_python.Chart:
 
 
 def profiles() -> list[str]:
-    """Return the names of the value sets that the chart ships."""
+    """Return the names of the chart's profiles."""
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
 def profile(name: str) -> Values:
-    """Return the values of one of them."""
+    """Return the values of a profile."""
     return yaml.safe_load((PROFILES / f"{name}.yaml").read_text()) or {}
 
 
@@ -75,7 +75,7 @@ def _rendered(name: str) -> str:
 
 
 def rendered(name: str) -> list[Object]:
-    """Return the objects of a value set; it is rendered once for all tests."""
+    """Return a copy of the objects of a profile, which is rendered once for all tests."""
     return json.loads(_rendered(name))
 
 
@@ -84,7 +84,7 @@ def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
 
 
 def refusal(values: Values) -> str:
-    """Return the sentence with which the chart refuses values, "" if it accepts them."""
+    """Return the message with which the chart refuses values, "" if it accepts them."""
     try:
         render(values)
     except helm_python.HelmError as error:
@@ -93,7 +93,7 @@ def refusal(values: Values) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as blocks."""
+    """Writes strings of several lines as blocks."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
@@ -105,7 +105,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def dump(objects: list[Object]) -> str:
-    """Return objects as people write them in YAML."""
+    """Return objects as readable YAML."""
     return yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, width=120)
 
 

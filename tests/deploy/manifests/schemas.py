@@ -1,6 +1,6 @@
 """Strict schemas of Kubernetes and of the operators that the manifests use.
 
-An unknown field is a fault, and so is a kind without a schema.
+An unknown field is an error, and so is a kind without a schema.
 """
 
 import json
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from referencing import Registry, Resource
 
 VERSIONS = ("1.29", "1.32", "1.34", "1.37")
-"""Kubernetes: an old one that is still found, what most clusters run, and the latest."""
+"""Versions of Kubernetes: an old one that is still in use, two common ones, the latest."""
 
 FOLDER = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
 
@@ -24,18 +24,23 @@ MODELS = {
     "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1",
     "keda.sh/v1alpha1": "cloudcoil.models.keda.v1alpha1",
 }
-"""Groups of custom resources, and the modules that have their models."""
+"""Modules with the models of custom resources, by apiVersion."""
 
 
-def faults(obj: dict[str, Any], version: str = VERSIONS[-1]) -> list[str]:
-    """Return what is wrong in an object, each with its path; empty if it is valid."""
+def schema_errors(obj: dict[str, Any], version: str = VERSIONS[-1]) -> list[str]:
+    """Return the errors of an object, each with its path; empty if it is valid.
+
+    Args:
+        obj: as it is in YAML.
+        version: of Kubernetes; not used for custom resources.
+    """
     try:
         api_version, kind, name = obj["apiVersion"], obj["kind"], obj["metadata"]["name"]
     except (KeyError, TypeError) as error:
         return [f"no {error} in {str(obj)[:200]}"]
     where = f"{kind}/{name} (Kubernetes {version})"
     if api_version in MODELS:
-        found = _faults_of_model(obj, api_version)
+        found = _errors_of_model(obj, api_version)
     else:
         validator = _validator(version, api_version, kind)
         if validator is None:
@@ -44,7 +49,7 @@ def faults(obj: dict[str, Any], version: str = VERSIONS[-1]) -> list[str]:
     return [f"{where} {each}" for each in found]
 
 
-def _faults_of_model(obj: dict[str, Any], api_version: str) -> Iterator[str]:
+def _errors_of_model(obj: dict[str, Any], api_version: str) -> Iterator[str]:
     model = getattr(import_module(MODELS[api_version]), obj["kind"], None)
     if model is None or not issubclass(model, BaseModel):
         yield f"there is no schema for {api_version} {obj['kind']}"

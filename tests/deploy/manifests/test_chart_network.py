@@ -96,7 +96,7 @@ def test_the_policy_names_clients_and_prometheus():
     assert [rule["from"] for rule in policy["spec"]["ingress"][:2]] == [clients, prometheus]
 
 
-def test_the_router_may_ask_for_names_and_call_pods():
+def test_the_router_may_use_dns_and_call_pods():
     policies = _named(ROUTED | POLICY, "NetworkPolicy")
     router = policies["rope-rope-service-router"]
     assert _allowed(router, "egress") == [["http", "status"], [53, 53]]
@@ -107,11 +107,13 @@ def test_the_router_may_ask_for_names_and_call_pods():
     assert service["podSelector"] == router["spec"]["egress"][0]["to"][0]["podSelector"]
 
 
-def test_peers_may_be_allowed():
-    values = {"networkPolicy": {"enabled": True, "peers": True}}
-    [policy] = _named(values, "NetworkPolicy").values()
-    assert _allowed(policy, "egress") == [["http", "grpc"], [53, 53]]
-    assert policy["spec"]["ingress"][2]["from"] == policy["spec"]["egress"][0]["to"]
+def test_more_rules_are_added():
+    ingress = {"from": [{"podSelector": {}}], "ports": [{"port": 9000}]}
+    egress = {"to": [{"podSelector": {}}], "ports": [{"port": 9001}]}
+    rules = {"extraIngress": [ingress], "extraEgress": [egress]}
+    [policy] = _named({"networkPolicy": {"enabled": True, **rules}}, "NetworkPolicy").values()
+    assert policy["spec"]["ingress"][-1] == ingress
+    assert policy["spec"]["egress"] == [egress]
 
 
 @pytest.mark.parametrize(("values", "name"), [({}, ""), (ROUTED, "-router")])

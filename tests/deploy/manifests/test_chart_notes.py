@@ -1,4 +1,4 @@
-"""What Helm prints after an installation, and what `helm test` runs."""
+"""The text that Helm prints after an installation, and the pod of `helm test`."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from tests.deploy.manifests.render import chart, of_kind, profile, profiles, ren
 from tests.free_ports import free_port
 
 QUIET = {"keys": {"enabled": True, "existingSecret": "a"}}
-"""Values that need no warning."""
+"""Values without a warning."""
 
 
 def _notes(values):
@@ -41,7 +41,7 @@ def test_the_notes_name_what_exists(name):
         ({}, "There are no API keys"),
         ({"tls": {"enabled": True, "existingSecret": "a"}}, "--cacert ca.crt --resolve"),
         ({"device": "gpu"}, "needs a spare GPU"),
-        ({"replicaCount": 1, "updateStrategy": {"surge": False}}, "WARNING: with one pod"),
+        ({"replicaCount": 1, "updateStrategy": {"surge": False}}, "WARNING: the only pod"),
         ({"resources": {"limits": None}}, "WARNING: without resources.limits.memory"),
         ({"networkPolicy": {"enabled": True}}, "pods of this namespace only"),
     ],

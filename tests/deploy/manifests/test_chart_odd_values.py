@@ -1,4 +1,4 @@
-"""Values of people in a hurry: null, names that YAML reads as something else, labels twice."""
+"""Unusual values: null, names that YAML reads as another type, labels that are set twice."""
 
 import helm_python
 import pytest
@@ -15,7 +15,7 @@ from tests.deploy.manifests.render import (
     refusal,
     render,
 )
-from tests.deploy.manifests.schemas import faults
+from tests.deploy.manifests.schemas import schema_errors
 
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 
@@ -33,15 +33,15 @@ EVERYTHING: Values = merge(
         },
     },
 )
-"""Most templates take part."""
+"""Values that turn most templates on."""
 
 OUTSIDE = ("tls", "metrics", "rope-keys", "rope-session-key")
 
 
 def valid(values: Values, name: str = "rope", namespace: str = "rope") -> list[Object]:
-    """Return what the chart makes, which must be valid."""
+    """Return the objects of the chart; fail if one is not valid."""
     objects = render(values, name, namespace)
-    assert [fault for each in objects for fault in faults(each, "1.34")] == []
+    assert [error for each in objects for error in schema_errors(each, "1.34")] == []
     return objects
 
 

@@ -129,7 +129,7 @@ def test_other_variables_come_after_those_of_the_chart():
 
 @pytest.mark.parametrize("values", [*map(profile, profiles()), MUTUAL])
 def test_the_chart_sets_variables_that_the_service_knows(values):
-    """An unknown ROPE_ variable stops the start; tests/deploy/test_chart_files.py compares both."""
+    """The service does not start with an unknown ROPE_ variable."""
     known = chart().schema["definitions"]["settings"]["properties"]
     names = {name for name in variables(values) if name.startswith("ROPE_")}
     assert names >= {"ROPE_DEVICE", "ROPE_SESSIONS", "ROPE_DRAIN_S"}

@@ -77,7 +77,7 @@ def test_the_router_waits_as_long_as_a_request_may_take():
 
 
 def test_the_router_repeats_the_same_calls_as_the_compose_file():
-    """See deploy/haproxy/haproxy.cfg, whose tests try the repeats."""
+    """tests/deploy/rolling tests the repeats of deploy/haproxy/haproxy.cfg."""
 
     def repeated(text):
         lines = [line.strip() for line in text.splitlines()]
@@ -117,7 +117,7 @@ class _Router:
                 rows = [line.split(",") for line in answer if line.startswith(("any,", NAME))]
         return {(row[0], row[1]): row[17] for row in rows if row[1] not in ("BACKEND", "FRONTEND")}
 
-    def ask(self, path, **headers):
+    def get(self, path, **headers):
         with closing(HTTPConnection("127.0.0.1", self.http, timeout=10)) as connection:
             connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
@@ -142,7 +142,7 @@ def router(tmp_path):
 
 
 def _wait(router, condition):
-    """Return when HAProxy's servers are as wished; its checks come every 50 ms."""
+    """Return when HAProxy's servers are in the wanted states; it checks them every 50 ms."""
 
     def holds():
         assert router.process.poll() is None, "HAProxy has ended"
@@ -161,28 +161,28 @@ def _id(owner):
 @needs_haproxy
 def test_requests_reach_the_pod_of_their_session(router, tmp_path):
     for owner in (0, 1) * 3:
-        by_path = router.ask(f"/v1/sessions/{_id(owner)}/step")
-        by_header = router.ask("/v1/step", **{"X-Session-Id": _id(owner)})
+        by_path = router.get(f"/v1/sessions/{_id(owner)}/step")
+        by_header = router.get("/v1/step", **{"X-Session-Id": _id(owner)})
         assert by_path[:2] == by_header[:2] == (200, str(owner))
-    # a session of nobody, and what only looks like an id, reach a pod that says so
+    # an unknown owner, and a text that is no id, reach any pod
     for path in ("/v1/sessions/r1.other.k3.a.b", "/v1/sessions/rope", "/v1/rotate"):
-        assert router.ask(path)[0] == 200
-    assert router.ask("/metrics")[0] == 404
+        assert router.get(path)[0] == 200
+    assert router.get("/metrics")[0] == 404
 
     # a pod that drains gets no new sessions, and keeps its own
     router.pods[0].ready = False
     _wait(router, lambda states: states[("any", f"{NAME}-0")] == "DOWN")
-    assert {router.ask("/v1/sessions")[1] for _ in range(4)} == {"1"}
-    assert router.ask(f"/v1/sessions/{_id(0)}")[:2] == (200, "0")
+    assert {router.get("/v1/sessions")[1] for _ in range(4)} == {"1"}
+    assert router.get(f"/v1/sessions/{_id(0)}")[:2] == (200, "0")
 
     # a pod that is gone: no other pod gets its sessions
     router.pods[0].stop()
     _wait(router, lambda states: states[(f"{NAME}-0", f"{NAME}-0")] == "DOWN")
-    status, body, headers = router.ask(f"/v1/sessions/{_id(0)}")
+    status, body, headers = router.get(f"/v1/sessions/{_id(0)}")
     assert (status, headers["Retry-After"]) == (503, "1")
     assert headers["Content-Type"] == "application/problem+json"
     assert json.loads(body)["code"] == "no_replica"
-    assert router.ask(f"/v1/sessions/{_id(1)}")[:2] == (200, "1")
+    assert router.get(f"/v1/sessions/{_id(1)}")[:2] == (200, "1")
 
     with closing(HTTPConnection("127.0.0.1", router.status, timeout=10)) as connection:
         connection.request("GET", "/metrics")

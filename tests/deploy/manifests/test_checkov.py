@@ -1,4 +1,4 @@
-"""checkov finds nothing in the manifests that checkov.yaml does not argue."""
+"""checkov finds nothing in the manifests but the findings that checkov.yaml explains."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import yaml
 from tests.deploy.manifests.kustomize import objects
 from tests.deploy.manifests.render import ROOT, dump, profile, profiles, rendered
 
-ARGUED = yaml.safe_load((Path(__file__).parent / "checkov.yaml").read_text())
+REASONS = yaml.safe_load((Path(__file__).parent / "checkov.yaml").read_text())
 
 LOOSE_POD = {
     "apiVersion": "v1",
@@ -42,13 +42,13 @@ def findings(folder: Path) -> list[dict[str, Any]]:
     return report["results"]["failed_checks"]
 
 
-def is_argued(finding: dict[str, Any], line: dict[str, str]) -> bool:
+def has_reason(finding: dict[str, Any], line: dict[str, str]) -> bool:
     return finding["check_id"] == line["check"] and bool(
         re.fullmatch(line["resources"], finding["resource"])
     )
 
 
-def test_each_finding_is_argued_and_each_argument_is_needed(tmp_path):
+def test_each_finding_has_a_reason_and_each_reason_a_finding(tmp_path):
     """One run for all files: checkov takes seconds to start."""
     for name in profiles():
         (tmp_path / f"{name}.yaml").write_text(dump(rendered(name)))
@@ -59,12 +59,12 @@ def test_each_finding_is_argued_and_each_argument_is_needed(tmp_path):
     (tmp_path / "loose.yaml").write_text(dump([LOOSE_POD]))
     found = findings(tmp_path)
     loose = {each["check_id"] for each in found if each["resource"] == "Pod.rope.loose"}
-    assert {"CKV_K8S_19", "CKV_K8S_13"} <= loose, "a bad pod was not seen"
+    assert {"CKV_K8S_19", "CKV_K8S_13"} <= loose, "checkov did not find a bad pod"
     others = [each for each in found if each["resource"] != "Pod.rope.loose"]
     assert not [
         (each["check_id"], each["check_name"], each["resource"], each["file_path"])
         for each in others
-        if not any(is_argued(each, line) for line in ARGUED)
+        if not any(has_reason(each, line) for line in REASONS)
     ]
-    assert not [line for line in ARGUED if not any(is_argued(each, line) for each in others)]
-    assert all(len(line["reason"]) > 40 for line in ARGUED)
+    assert not [line for line in REASONS if not any(has_reason(each, line) for each in others)]
+    assert all(len(line["reason"]) > 40 for line in REASONS)

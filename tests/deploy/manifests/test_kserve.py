@@ -1,10 +1,10 @@
-"""What KServe makes of deploy/kserve is valid Kubernetes, drains in time and scales as it says."""
+"""The objects that KServe makes of deploy/kserve are valid, drain in time, and scale."""
 
 import pytest
 
 from tests.deploy.manifests import kserve
 from tests.deploy.manifests.prometheus import evaluate
-from tests.deploy.manifests.schemas import VERSIONS, faults
+from tests.deploy.manifests.schemas import VERSIONS, schema_errors
 
 RUNTIME = kserve.load("serving-runtime")
 SESSIONS = kserve.load("inference-service-sessions")
@@ -29,12 +29,12 @@ def test_the_runtime_of_a_cluster_is_that_of_a_namespace():
 @each_service
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_deployment_that_kserve_makes_is_valid(name, version):
-    assert faults(kserve.deployment(RUNTIME, kserve.load(name)), version) == []
+    assert schema_errors(kserve.deployment(RUNTIME, kserve.load(name)), version) == []
 
 
 @pytest.mark.parametrize("name", ["pod-disruption-budget", "pod-monitor"])
 def test_the_budget_and_the_monitor_are_valid(name):
-    assert faults(kserve.load(name)) == []
+    assert schema_errors(kserve.load(name)) == []
 
 
 @each_service
@@ -91,7 +91,7 @@ def test_selectors_find_the_pods(name):
 
 def test_keda_gets_a_valid_object():
     made = kserve.scaled_object(SESSIONS)
-    assert faults(made) == []
+    assert schema_errors(made) == []
     assert [each["metadata"]["threshold"] for each in made["spec"]["triggers"]] == [
         "0.700000",
         "0.300000",

@@ -1,4 +1,4 @@
-"""The base and the overlays of kustomize are what the chart makes of its value sets."""
+"""The base and the overlays of kustomize have the objects of the chart's profiles."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ import yaml
 from tests.deploy.manifests.kustomize import BASE, FOLDER, OBJECTS, objects, text
 from tests.deploy.manifests.references import dangling
 from tests.deploy.manifests.render import Object, profile
-from tests.deploy.manifests.schemas import VERSIONS, faults
+from tests.deploy.manifests.schemas import VERSIONS, schema_errors
 
 VALUES = {"base": BASE, "overlays/cpu": profile("cpu"), "overlays/gpu": profile("gpu")}
 
@@ -41,7 +41,7 @@ def test_kustomize_builds_what_the_chart_makes(folder):
     assert by_name(found) == by_name(objects(VALUES[folder]))
     assert dangling(found) == []
     assert [
-        fault for each in found for version in VERSIONS for fault in faults(each, version)
+        error for each in found for version in VERSIONS for error in schema_errors(each, version)
     ] == []
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus and Grafana get: monitors, alerts, the dashboard."""
+"""Monitors, alerts and the dashboard of the chart."""
 
 import json
 
@@ -7,7 +7,7 @@ import yaml
 
 from tests.deploy.manifests.references import dangling
 from tests.deploy.manifests.render import ROOT, merge, of_kind, profile, refusal, render
-from tests.deploy.manifests.schemas import VERSIONS, faults
+from tests.deploy.manifests.schemas import VERSIONS, schema_errors
 
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "rope-service.json"
@@ -25,10 +25,10 @@ def enabled(name, **more):
 
 
 def of_values(kind, *layers):
-    """Return the only object of a kind, which is valid for all versions and fits to the others."""
+    """Return the only object of a kind; fail if it is not valid or has a dangling reference."""
     objects = render(merge(*layers))
     (found,) = of_kind(objects, kind)
-    assert [fault for version in VERSIONS for fault in faults(found, version)] == []
+    assert [error for version in VERSIONS for error in schema_errors(found, version)] == []
     assert dangling(objects, ("rope-keys", "rope-tls", "rope-session-key", "ca")) == []
     return found
 

@@ -1,19 +1,19 @@
-"""Every value set renders to objects that Kubernetes accepts, and that fit together."""
+"""Each profile renders to valid objects without dangling references."""
 
 import helm_python
 import pytest
 
 from tests.deploy.manifests.references import dangling
 from tests.deploy.manifests.render import CHART, of_kind, profile, profiles, rendered
-from tests.deploy.manifests.schemas import VERSIONS, faults
+from tests.deploy.manifests.schemas import VERSIONS, schema_errors
 
 PROFILES = profiles()
 
-OF_THE_USER = ("rope-keys", "rope-tls", "rope-session-key")
-"""Secrets that the value sets name and the chart does not make."""
+USER_SECRETS = ("rope-keys", "rope-tls", "rope-session-key")
+"""Secrets that the profiles name and the chart does not make."""
 
 
-def test_all_value_sets_are_there():
+def test_all_profiles_are_there():
     expected = {"cpu", "gpu", "gpu-4", "mig", "sessions", "secure", "keda", "minimal"}
     assert set(PROFILES) == expected
 
@@ -23,12 +23,12 @@ def test_all_value_sets_are_there():
 def test_all_objects_are_valid(name, version):
     objects = rendered(name)
     assert of_kind(objects, "Deployment", "StatefulSet")
-    assert [fault for each in objects for fault in faults(each, version)] == []
+    assert [error for each in objects for error in schema_errors(each, version)] == []
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_no_object_names_something_that_is_not_there(name):
-    assert dangling(rendered(name), OF_THE_USER) == []
+    assert dangling(rendered(name), USER_SECRETS) == []
 
 
 @pytest.mark.parametrize("name", PROFILES)

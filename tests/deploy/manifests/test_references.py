@@ -1,4 +1,4 @@
-"""The check of references sees each kind of reference that leads nowhere."""
+"""The check of references finds each kind of reference that leads nowhere."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Autoscalers: what they measure, how fast they change the number of pods, and what is refused."""
+"""Autoscalers: their metrics, how fast they change the number of pods, and refused values."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import yaml
 
 from tests.deploy.manifests.references import dangling
 from tests.deploy.manifests.render import ROOT, Values, merge, of_kind, profile, refusal, render
-from tests.deploy.manifests.schemas import VERSIONS, faults
+from tests.deploy.manifests.schemas import VERSIONS, schema_errors
 
 KEYS = {"keys": {"enabled": True, "existingSecret": "rope-keys"}}
 SESSIONS = merge(profile("sessions"), {"fullnameOverride": "rope"})
@@ -42,7 +42,7 @@ def test_autoscalers_are_valid(values, version):
     objects = render(merge(HPA, values)) + of_kind(render(merge(KEDA, values)), "ScaledObject")
     found = of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject")
     assert len(found) == 2
-    assert [fault for each in found for fault in faults(each, version)] == []
+    assert [error for each in found for error in schema_errors(each, version)] == []
     assert dangling(objects, ("rope-keys", "rope-session-key")) == []
 
 

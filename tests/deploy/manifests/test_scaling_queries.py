@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.deploy.expressions import OF_PROMETHEUS, faults
+from tests.deploy.expressions import TARGET_LABELS, unknown_names
 from tests.deploy.manifests.prometheus import evaluate, service_metrics
 from tests.deploy.manifests.render import Values, merge, of_kind, profile, render
 
@@ -11,7 +11,7 @@ DEPLOYMENT = merge(profile("cpu"), KEDA, {"fullnameOverride": "rope"})
 SESSIONS = merge(
     profile("sessions"), KEDA, {"fullnameOverride": "rope", "autoscaling": {"maxReplicas": 4}}
 )
-IN_KUBERNETES = OF_PROMETHEUS | {"namespace", "pod"}
+IN_KUBERNETES = TARGET_LABELS | {"namespace", "pod"}
 
 NEW, OLD = "rope-6d4cf56db6-x7k2p", "rope-6d4cf56db6-abcde"
 OTHERS = ("rope-two-6d4cf56db6-x7k2p", "rope-router-6d4cf56db6-x7k2p", "other-6d4cf56db6-x7k2p")
@@ -36,7 +36,7 @@ def constant(value: float) -> str:
 @pytest.mark.parametrize("values", [DEPLOYMENT, SESSIONS])
 def test_queries_name_metrics_and_labels_that_are_there(values):
     for name, query in queries(values).items():
-        assert faults(query, service_metrics(), IN_KUBERNETES) == [], name
+        assert unknown_names(query, service_metrics(), IN_KUBERNETES) == [], name
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_queries_name_metrics_and_labels_that_are_there(values):
         ("sum by (tenant) (rope_queue_depth)", ["tenant"]),
     ],
 )
-def test_a_wrong_name_is_seen(query, expected):
-    assert faults(query, service_metrics(), IN_KUBERNETES) == expected
+def test_an_unknown_name_is_found(query, expected):
+    assert unknown_names(query, service_metrics(), IN_KUBERNETES) == expected
 
 
 def test_the_sum_over_the_pods_of_the_release(tmp_path):

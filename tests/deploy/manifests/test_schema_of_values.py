@@ -1,4 +1,4 @@
-"""values.schema.json and values.yaml know the same names, and each value set keeps to them."""
+"""values.schema.json and values.yaml have the same names, and profiles have no others."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import yaml
 from tests.deploy.manifests.render import CHART, merge, profile, profiles, refusal
 
 OPTIONAL = (".global", ".settings", ".probes", ".image", ".resources")
-"""Maps whose further names are those of the service or of Kubernetes."""
+"""Maps with more names: those of the service or of Kubernetes."""
 
 
 def paths(schema: dict[str, Any], definitions: dict[str, Any], path: str = "") -> set[str]:
@@ -46,6 +46,6 @@ def test_values_yaml_has_all_names_of_the_schema():
 
 
 @pytest.mark.parametrize("name", profiles())
-def test_each_value_set_is_refused_with_one_unknown_value(name):
+def test_a_profile_with_one_unknown_value_is_refused(name):
     assert refusal(profile(name)) == ""
     assert "'colour'" in refusal(merge(profile(name), {"colour": "blue"}))

@@ -1,10 +1,10 @@
-"""The checks of the other tests see a field that is wrong, and a kind that nobody knows."""
+"""The schemas find wrong fields and unknown kinds."""
 
 import copy
 
 import pytest
 
-from tests.deploy.manifests.schemas import VERSIONS, faults
+from tests.deploy.manifests.schemas import VERSIONS, schema_errors
 
 DEPLOYMENT = {
     "apiVersion": "apps/v1",
@@ -39,7 +39,7 @@ SCALED = {
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("valid", [DEPLOYMENT, MONITOR, SCALED], ids=lambda each: each["kind"])
 def test_valid_objects_pass(valid, version):
-    assert faults(valid, version) == []
+    assert schema_errors(valid, version) == []
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ def test_a_wrong_field_is_found(valid, path, value, expected, version):
     for key in path[:-1]:
         at = at[key]
     at[path[-1]] = value
-    assert expected in "\n".join(faults(wrong, version))
+    assert expected in "\n".join(schema_errors(wrong, version))
 
 
 @pytest.mark.parametrize(
     "nothing", [{}, {"kind": "Service"}, {"apiVersion": "v1", "kind": "Service", "metadata": None}]
 )
-def test_something_else_is_a_fault(nothing):
-    assert faults(nothing)
+def test_an_object_without_kind_or_name_is_an_error(nothing):
+    assert schema_errors(nothing)

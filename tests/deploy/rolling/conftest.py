@@ -20,7 +20,9 @@ def replicas(
     folder = tmp_path_factory.mktemp("replicas")
     made = [Replica(name, folder / f"{name}.log") for name in NAMES]
     try:
-        made[0].launch(ROPE_DRAIN_DELAY_S="4")  # long enough to look at what it does meanwhile
+        made[0].launch(
+            ROPE_DRAIN_DELAY_S="4"
+        )  # long enough for the requests of test_upgrade.py during the drain
         made[1].launch()
         for replica in made:
             replica.wait()

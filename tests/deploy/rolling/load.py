@@ -16,7 +16,7 @@ from service.oip.grpc.messages import METHODS, ModelInferRequest, ModelInferResp
 INFER = METHODS["ModelInfer"].path
 THETA = 10_000.0
 SHAPES = [(1, 1, 8, 64), (1, 16, 8, 64)]
-"""Of q: 2 KiB, which HAProxy can repeat, and 32 KiB, which it cannot."""
+"""Shapes of q. HAProxy can repeat a request of 2 KiB, and not one of 32 KiB."""
 
 
 def rotated(q: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -43,12 +43,18 @@ INPUTS = inputs(32)
 
 
 class Load:
-    """Sends requests at a rate that does not depend on the answers, until it is left."""
+    """Sends requests at a fixed rate, independent of the answers, until its context ends.
+
+    Args:
+        url: of HTTP.
+        grpc_target: HOST:PORT of gRPC, for a tenth of the requests; None: HTTP only.
+        rate: requests a second.
+    """
 
     def __init__(self, url: str, grpc_target: str | None = None, rate: float = 200.0) -> None:
         self.outcomes: Counter[str] = Counter()
         self.num_repeated = 0
-        """Attempts after the first one of the client's calls."""
+        """Number of attempts of the client after the first one of each call."""
         self.slowest_s = 0.0
         self.seconds = 0.0
         self._url, self._target, self._rate = url, grpc_target, rate
@@ -57,6 +63,7 @@ class Load:
         self._answered = asyncio.Event()
 
     def _uniform(self) -> float:
+        """Count an attempt of the client, which draws its pause before each."""
         self.num_repeated += 1
         return random.random()
 

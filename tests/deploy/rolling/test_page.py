@@ -1,4 +1,4 @@
-"""What docs/deploy/replicas.md says to look at, with two replicas and HAProxy."""
+"""The commands of docs/deploy/replicas.md that show the state, with two replicas and HAProxy."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""HAProxy with deploy/haproxy/haproxy.cfg before two real replicas: who gets which request."""
+"""HAProxy with deploy/haproxy/haproxy.cfg sends each request to the right one of two replicas."""
 
 import socket
 
@@ -66,7 +66,7 @@ def test_requests_without_a_session_go_to_both(proxy, client):
     for _ in range(10):
         answer = client.rotate(q, positions=positions, rope={"theta": THETA})
         np.testing.assert_allclose(answer.q, expected, atol=1e-4)
-    assert new(before, served(proxy)) == [5, 5], "one at a time, the fewest requests is in turns"
+    assert new(before, served(proxy)) == [5, 5], "without other requests they take turns"
 
 
 def test_a_busy_replica_gets_fewer(proxy):
@@ -84,7 +84,7 @@ def test_a_busy_replica_gets_fewer(proxy):
 
 
 def test_a_stateless_request_ignores_the_header(proxy):
-    """A hint that names a replica must not overload it."""
+    """Otherwise clients could overload one replica."""
     before = served(proxy)
     for _ in range(6):
         httpx.get(f"{proxy.url}/version", headers={"x-session-id": "r1.rope-1.a.b.c"})
@@ -93,14 +93,15 @@ def test_a_stateless_request_ignores_the_header(proxy):
 
 @pytest.fixture(scope="module")
 def stalled(proxy: Haproxy):
-    """A request whose body stands still since an early test."""
+    """Send the header of a request, and no body, early enough for the last test."""
     with socket.create_connection(("127.0.0.1", proxy.http_port)) as connection:
         connection.sendall(STALLED)
         yield connection
 
 
-def test_the_other_tests_run_beside_a_stalled_request(stalled):
-    assert stalled.fileno() > 0
+def test_a_replica_waits_for_the_rest_of_a_request(stalled, proxy):
+    """The fixture starts the request here; the last test reads its answer."""
+    wait_until(lambda: sum(served(proxy, "scur")) == 1)
 
 
 def test_steps_go_to_the_owner_by_path_and_by_header(client, replicas):
@@ -135,12 +136,12 @@ def test_streams_reach_the_owner(client, replicas):
 def test_the_wrong_replica_answers_421_with_the_name_of_the_owner(client, replicas):
     session = sessions_of_both(client, replicas)["rope-1"]
     foreign = httpx.get(f"{replicas[1].url}/v1/sessions/{session.state.id}")
-    assert foreign.status_code == 421, "the promise of the service itself"
+    assert foreign.status_code == 421, "the service itself does so without HAProxy"
     assert foreign.headers["x-session-owner"] == "rope-1"
 
 
 def test_an_owner_that_haproxy_does_not_know_gets_421_with_its_name(proxy):
-    """As after a replica was taken away for good: its ids are valid, and lost."""
+    """Such as a replica that was removed: its ids are valid, and its sessions are lost."""
     session_id = SessionIds("rope-9", SESSION_KEY.encode()).new(ANONYMOUS)
     answer = httpx.post(f"{proxy.url}/v1/sessions/{session_id.text}/step", json={})
     assert (answer.status_code, answer.headers["x-session-owner"]) == (421, "rope-9")
@@ -175,17 +176,17 @@ def test_haproxy_has_metrics_of_its_own(proxy):
 
 
 def test_the_log_has_no_ids_of_sessions(proxy, client, replicas):
-    """Ids are secrets; HAProxy logs requests that fail, such as those whose client leaves."""
+    """Ids are secrets. HAProxy logs failed requests, such as one with a lost client."""
     session_id = sessions_of_both(client, replicas)["rope-1"].state.id
-    with socket.create_connection(("127.0.0.1", proxy.http_port)) as leaves:
+    with socket.create_connection(("127.0.0.1", proxy.http_port)) as lost:
         path = f"/v1/sessions/{session_id}/fork".encode()
-        leaves.sendall(STALLED.replace(b"/v1/rotate", path))
+        lost.sendall(STALLED.replace(b"/v1/rotate", path))
         wait_until(lambda: sum(served(proxy, "scur")) > 0)
     wait_until(lambda: b"POST" in proxy.log.read_bytes())
     assert session_id.encode() not in proxy.log.read_bytes()
 
 
-def test_a_deleted_session_is_gone_wherever_it_was(client, replicas):
+def test_a_deleted_session_is_gone_at_both_replicas(client, replicas):
     for session in sessions_of_both(client, replicas).values():
         session.delete()
         with pytest.raises(SessionGone) as caught:

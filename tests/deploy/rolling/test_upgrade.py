@@ -49,7 +49,7 @@ def restart(replica: Replica, proxy: Haproxy, code: Path) -> None:
 
 
 def restart_with_sessions(replicas: list[Replica], proxy: Haproxy, code: Path) -> None:
-    """Replace the process of rope-1, and look at sessions of both replicas meanwhile."""
+    """Replace the process of rope-1, and use sessions of both replicas meanwhile."""
     q, k, v = tensors()
     with ExitStack() as stack:
         client = stack.enter_context(Client(proxy.url, retry=RetryPolicy(max_attempts=1)))
@@ -62,7 +62,9 @@ def restart_with_sessions(replicas: list[Replica], proxy: Haproxy, code: Path) -
 
         replicas[0].terminate()
         proxy.wait_for("DOWN", "UP")
-        assert httpx.get(path).headers["x-session-export"] == "possible", "it goes on in the drain"
+        assert httpx.get(path).headers["x-session-export"] == "possible", (
+            "a draining replica answers"
+        )
         out = stream.step(0, q, k, v).out
         export = httpx.get(f"{path}/export").raise_for_status().content
         headers = {"content-type": "application/x-safetensors"}
@@ -72,7 +74,7 @@ def restart_with_sessions(replicas: list[Replica], proxy: Haproxy, code: Path) -
         replicas[0].wait_for_exit()
         answer = httpx.get(path)
         assert (answer.status_code, answer.json()["code"]) == (503, "no_replica")
-        assert answer.headers["retry-after"] == "1", "it waits for its replica"
+        assert answer.headers["retry-after"] == "1", "the client repeats it later"
         staying.step(0, q, k, v)
         with patient.open_session(moved.json()["id"]) as session:
             np.testing.assert_array_equal(session.attend(0, q).out, out)
@@ -89,7 +91,7 @@ def restart_with_sessions(replicas: list[Replica], proxy: Haproxy, code: Path) -
 
 @pytest.fixture
 def late_proxy(replicas: list[Replica], tmp_path: Path) -> Iterator[Haproxy]:
-    """A second HAProxy, which looks at readiness once a minute: later than a drain lasts."""
+    """A second HAProxy, which checks once a minute and so misses a drain."""
     config = tmp_path / "haproxy.cfg"
     text = CONFIG.read_text()
     config.write_text(text.replace("inter 1s fastinter 500ms", "inter 60s"))
@@ -117,10 +119,10 @@ def test_upgrade_and_rollback_lose_no_request(proxy, late_proxy, replicas, new_c
     show(capsys, "the same through a HAProxy that looks once a minute", late, late_proxy)
     assert load.outcomes.keys() == {"rotate right", "infer right"}
     assert load.num_repeated == 0
-    # Nothing was sent to a port that had closed. What is counted is of the session whose replica
-    # was away: one request, with its attempts, and the stream that ended.
+    # Nothing was sent to a closed port. These counts come from the session of the replica that was
+    # away: one request with three attempts, and the stream that ended.
     assert proxy.error_counts() == {"no connection": 1, "broken": 1, "repeated": 3, "moved": 0}
-    # the counters do see a drain that is too short, even though the other replica answers
+    # the counters do show a drain that HAProxy misses, even though the other replica answers
     assert late_proxy.error_counts()["moved"] > 0
     assert late.outcomes.keys() == {"rotate right"}
 

@@ -1,9 +1,9 @@
 {{/*
-What autoscalers measure. Each expression is the share of a limit that one pod uses, by pod;
-deploy/prometheus/adapter.yaml has the same for a HorizontalPodAutoscaler.
+Metrics of the autoscalers. Each expression is the share of a limit that a pod uses, one sample for each
+pod. deploy/prometheus/adapter.yaml has the same expressions for a HorizontalPodAutoscaler.
 */}}
 
-{{/* Labels of the samples of this workload's pods. Another release in the namespace does not match. */}}
+{{/* Labels that select the pods of this workload, and no other release in the namespace. */}}
 {{- define "rope-service.metricSelector" -}}
 {{- if .Values.autoscaling.keda.selector }}
 {{- .Values.autoscaling.keda.selector }}
@@ -13,29 +13,29 @@ deploy/prometheus/adapter.yaml has the same for a HorizontalPodAutoscaler.
 {{- end }}
 {{- end }}
 
-{{/* Time in which the device computes, of all that it has. */}}
+{{/* Share of time in which the device computes. */}}
 {{- define "rope-service.ratio.busy" -}}
 max by (pod) (rate(rope_device_busy_seconds_total{ {{- .selector -}} }[{{ .window }}]) / rope_device_lanes{ {{- .selector -}} })
 {{- end }}
 
-{{/* Calls that wait, of those that may. */}}
+{{/* Calls in the queue, as a share of its limit. */}}
 {{- define "rope-service.ratio.queue" -}}
 max by (pod) (avg_over_time(rope_queue_depth{ {{- .selector -}} }[{{ .window }}]) / rope_queue_limit{ {{- .selector -}} })
 {{- end }}
 
-{{/* Bytes of accepted requests, of those that may be accepted. */}}
+{{/* Bytes of accepted requests, as a share of their limit. */}}
 {{- define "rope-service.ratio.memory" -}}
 max by (pod) (avg_over_time(rope_admitted_bytes{ {{- .selector -}} }[{{ .window }}]) / rope_admission_limit_bytes{ {{- .selector -}} })
 {{- end }}
 
-{{/* Bytes that sessions have reserved, of all for sessions; 0 before the first session. */}}
+{{/* Bytes that sessions have reserved, as a share of all; 0 before the first session. */}}
 {{- define "rope-service.ratio.kv" -}}
 sum by (pod) (rope_kv_bytes{ {{- .selector -}} ,kind="reserved"}) / (sum by (pod) (rope_kv_bytes{ {{- .selector -}} ,kind=~"reserved|free"}) > 0) or sum by (pod) (rope_kv_bytes{ {{- .selector -}} ,kind="reserved"})
 {{- end }}
 
 {{/*
-One more than the highest ordinal of a StatefulSet whose pod has sessions. A StatefulSet removes its
-highest ordinal first, so with this many pods no session ends.
+The highest ordinal of a pod with sessions, plus one. A StatefulSet removes the pod with the highest
+ordinal first, so no session ends while it has at least this number of pods.
 */}}
 {{- define "rope-service.occupiedPods" -}}
 {{- $name := include "rope-service.fullname" . }}
@@ -58,8 +58,8 @@ max({{ join " or " $pods }} or 0 * max by (pod) (rope_ready{ {{- include "rope-s
 {{- end }}
 
 {{/*
-"behavior" of both autoscalers. With sessions the number of pods falls only after a time in which
-each session that its client has left has ended; Kubernetes allows an hour at most.
+"behavior" of both autoscalers. With sessions the number of pods falls only after the longest lease of
+a session, so that abandoned sessions have ended; Kubernetes allows an hour at most.
 */}}
 {{- define "rope-service.scalingBehavior" -}}
 {{- $down := .Values.autoscaling.scaleDown }}

@@ -1,4 +1,4 @@
-{{/* Variables that the chart sets, and the value to change in their place. */}}
+{{/* Variables that the chart sets, and the value that a user must change instead. */}}
 {{- define "rope-service.ownVariables" -}}
 ROPE_DEVICE: device
 ROPE_HTTP_PORT: ports.http
@@ -64,8 +64,9 @@ ROPE_ALLOWED_HOSTS: {{ printf "%s,%s" . (include "rope-service.ownHosts" $) | qu
 {{- end }}
 
 {{/*
-Names by which the cluster calls a pod, for the check of Host: those of Services, of the pod below
-the headless Service, and its address, which Prometheus uses. An IPv6 address would need brackets.
+Values of the header Host in requests from the cluster: names of Services, the name of the pod below
+the headless Service, and the address of the pod, which Prometheus uses. An IPv6 address would need
+brackets.
 */}}
 {{- define "rope-service.ownHosts" -}}
 {{- $hosts := ternary (list) (list "$(POD_IP)") (eq (.Values.settings.ROPE_HTTP_HOST | default "") "::") }}

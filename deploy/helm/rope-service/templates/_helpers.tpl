@@ -104,12 +104,12 @@ annotations:
 {{- if or .Values.autoscaling.hpa.enabled .Values.autoscaling.keda.enabled }}true{{ end }}
 {{- end }}
 
-{{/* Most pods that there may be. */}}
+{{/* Largest number of pods. */}}
 {{- define "rope-service.maxReplicas" -}}
 {{- if include "rope-service.autoscaled" . }}{{ int .Values.autoscaling.maxReplicas }}{{ else }}{{ int .Values.replicaCount }}{{ end }}
 {{- end }}
 
-{{/* "true" if the Service is reachable from outside of the cluster: it then has no status port. */}}
+{{/* "true" if clients outside of the cluster reach the Service, which then has no status port. */}}
 {{- define "rope-service.external" -}}
 {{- if has .Values.service.type (list "NodePort" "LoadBalancer") }}true{{ end }}
 {{- end }}
@@ -161,7 +161,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 {{- end }}
 
-{{/* A scalar as the text of a variable. Helm has numbers of files as floats: 60000000000 would be 6e+10. */}}
+{{/* The text of a scalar. Helm reads numbers as floats, and would write 60000000000 as 6e+10. */}}
 {{- define "rope-service.text" -}}
 {{- if kindIs "float64" . }}
 {{- if eq . (floor .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}

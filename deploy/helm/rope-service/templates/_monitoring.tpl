@@ -1,4 +1,4 @@
-{{/* What a ServiceMonitor and a PodMonitor have in common: how the port of /metrics is read. */}}
+{{/* The endpoint of a ServiceMonitor or a PodMonitor. */}}
 {{- define "rope-service.metricsEndpoint" -}}
 {{- $monitor := .monitor }}
 {{- $root := .root }}
@@ -19,7 +19,7 @@ authorization:
     key: {{ $monitor.keySecret.key | quote }}
 {{- end }}
 relabelings:
-  # the alerts and the dashboard name the job, and show the instance
+  # the alerts and the dashboard use these two labels
   - {targetLabel: job, replacement: rope-service}
   - {sourceLabels: [namespace, pod], separator: /, targetLabel: instance}
   {{- with $monitor.relabelings }}

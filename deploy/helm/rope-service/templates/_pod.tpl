@@ -1,11 +1,11 @@
-{{/* Resources of the container: those of the values, and the GPU in requests and limits. */}}
+{{/* Resources of the container: those of the values, and one GPU in requests and limits. */}}
 {{- define "rope-service.resources" -}}
 {{- $resources := deepCopy .Values.resources }}
 {{- if eq .Values.device "gpu" }}
 {{- if .Values.gpu.resourceClaimTemplate }}
 {{- $_ := set $resources "claims" (concat ($resources.claims | default list) (list (dict "name" "gpu"))) }}
 {{- else if .Values.gpu.resource }}
-{{- $gpu := dict .Values.gpu.resource (int64 .Values.gpu.count) }}
+{{- $gpu := dict .Values.gpu.resource 1 }}
 {{- $_ := set $resources "requests" (merge (dict) $gpu ($resources.requests | default dict)) }}
 {{- $_ := set $resources "limits" (merge (dict) $gpu ($resources.limits | default dict)) }}
 {{- end }}
@@ -23,7 +23,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Constraints of the values, with the labels of the pods; an update counts new pods only. */}}
+{{/* Constraints of the values, with the labels of the pods. During an update only new pods count. */}}
 {{- define "rope-service.topologySpread" -}}
 {{- $root := . }}
 {{- range .Values.topologySpreadConstraints }}
@@ -41,7 +41,7 @@
 {{- define "rope-service.podAnnotations" -}}
 {{- with .Values.sessions }}
 {{- if and .enabled .signingKey.value }}
-{{- /* too short to find the key by trial */}}
+{{- /* only 8 characters, so that the key cannot be guessed from the checksum */}}
 checksum/session-key: {{ sha256sum .signingKey.value | trunc 8 | quote }}
 {{- end }}
 {{- end }}
@@ -63,7 +63,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  {{- /* the variables of a Service named rope would stop the start */}}
+  {{- /* the variables of a Service named rope look like settings, and stop the start */}}
   enableServiceLinks: false
   automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
   serviceAccountName: {{ include "rope-service.serviceAccountName" . | quote }}

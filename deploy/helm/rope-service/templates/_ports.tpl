@@ -1,4 +1,4 @@
-{{/* The ports of both Services; node ports are for the one with an address. */}}
+{{/* The ports of both Services, without node ports. */}}
 {{- define "rope-service.servicePorts" -}}
 {{- $tls := .Values.tls.enabled }}
 - name: http

@@ -1,4 +1,4 @@
-{{/* Where a probe asks. Use: (dict "root" $ "handler" "status" "path" "/readyz") */}}
+{{/* The request of a probe. Use: (dict "root" $ "handler" "status" "path" "/readyz") */}}
 {{- define "rope-service.probeHandler" -}}
 {{- if eq .handler "grpc" -}}
 grpc:
@@ -11,7 +11,7 @@ httpGet:
 {{- end }}
 {{- end }}
 
-{{/* Port that answers /healthz. gRPC has no such thing: its health is NOT_SERVING during a drain. */}}
+{{/* Port of the liveness probe, which calls /healthz. Not gRPC: its health is NOT_SERVING during a drain. */}}
 {{- define "rope-service.livenessHandler" -}}
 {{- if and (eq .Values.probes.handler "http") (not .Values.tls.clientCa.enabled) }}http
 {{- else if .Values.ports.status }}status

@@ -9,7 +9,7 @@ server {{ .pod }} {{ .pod }}.{{ include "rope-service.headlessName" .root }}.{{ 
 {{- end }}
 {{- end }}
 
-{{/* Answer while no pod, or not the one of a session, answers: clients repeat the request. */}}
+{{/* Body of the 503 when no pod answers, or not the owner of a session. Clients repeat the request. */}}
 {{- define "rope-service.routerProblem" -}}
 {"type":"urn:rope-service:problem:no_replica","title":"No replica answers","status":503,"code":"no_replica","detail":"no replica answers, or the one that has the session does not","error":"no replica answers"}
 {{- end }}
@@ -44,7 +44,7 @@ defaults
     timeout client 60s
     timeout server {{ add (.Values.settings.ROPE_MAX_TIMEOUT_S | default 300 | int) 10 }}s
     timeout tunnel {{ int $router.streamTimeoutSeconds }}s
-    # a connection that was refused is tried again: such a request was not received
+    # a refused connection is tried again: no pod has received the request
     retries 3
     retry-on conn-failure
     option redispatch 1
@@ -65,7 +65,7 @@ resolvers cluster
 frontend http
     bind :{{ int .Values.ports.http }}
     {{- if .Values.tls.enabled }} ssl crt /etc/haproxy/tls/tls.pem alpn h2,http/1.1{{ end }}
-    # metrics are of one pod: Prometheus reads each pod itself
+    # each pod has its own metrics, which Prometheus reads from it
     http-request return status 404 if { path,url_dec -m str /metrics }
     http-request set-var(txn.id) path,field(4,/) if { path_beg /v1/sessions/ }
     http-request set-var(txn.id) req.hdr(x-session-id) if { path /v1/step /v1/stream }
@@ -73,13 +73,13 @@ frontend http
     {{- range $pods }}
     use_backend {{ . }} if { var(txn.owner) -m str {{ . }} }
     {{- end }}
-    # also ids of unknown pods: any pod answers 421 or 410
+    # ids of unknown pods reach any pod, which answers 421 or 410
     default_backend any
 
 # new sessions and calls without a session: pods that are ready
 backend any
     balance leastconn
-    # a connection that ended without an answer: only calls that give the same answer twice are repeated
+    # after a connection that ended without an answer, only calls without effects are repeated
     retry-on conn-failure empty-response
     acl repeatable path /v1/rotate /v1/attention /v1/shift /v1/merge /v1/cos_sin /v1/positions /v1/resolve /v1/compare
     acl repeatable path /v1/presets /v1/variants /version

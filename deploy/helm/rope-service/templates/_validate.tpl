@@ -5,7 +5,7 @@
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
 the name of the objects would be {{ $name }}, which no Service may have: set fullnameOverride, letters, digits and "-", with a letter first.
 {{- end }}
-{{- /* a label that stands twice in an object is refused by Kubernetes, or changes what selectors find */}}
+{{- /* Kubernetes refuses an object that has a label twice, or selectors find other pods */}}
 {{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" "rope-service/metrics" }}
 {{- $values := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "service.labels" .Values.service.labels }}
 {{- range $kind, $metrics := .Values.metrics }}
@@ -37,9 +37,6 @@ device is gpu, but no GPU is requested: set gpu.resource (nvidia.com/gpu, or a M
 {{- if and .Values.gpu.resource .Values.gpu.resourceClaimTemplate }}
 gpu.resource and gpu.resourceClaimTemplate would request two GPUs for a pod: set gpu.resource to "".
 {{- end }}
-{{- if ne (int64 .Values.gpu.count) 1 }}
-gpu.count is {{ int64 .Values.gpu.count }}, but one process serves one GPU: leave it at 1 and set replicaCount to the number of GPUs.
-{{- end }}
 {{- end }}
 {{- end }}
 
@@ -47,7 +44,7 @@ gpu.count is {{ int64 .Values.gpu.count }}, but one process serves one GPU: leav
 {{- $sessions := .Values.sessions }}
 {{- if $sessions.enabled }}
 {{- if ne (include "rope-service.workloadKind" .) "StatefulSet" }}
-sessions.enabled needs a StatefulSet, whose pods have names that stay: leave workload empty.
+sessions.enabled needs a StatefulSet, because its pods keep their names: leave workload empty.
 {{- end }}
 {{- if and (not .Values.keys.enabled) (not $sessions.open) }}
 sessions.enabled without API keys: set keys.enabled, or sessions.open: true if all clients that reach the ports may share the sessions.
@@ -155,7 +152,7 @@ settings.ROPE_HTTP_HOST is a loopback address, which neither probes nor clients 
 {{- end }}
 
 {{- define "rope-service.validateScheduling" -}}
-{{- /* a field that stands twice would be taken from one of the places, without a word */}}
+{{- /* a field that is set twice would silently get one of the two values */}}
 {{- $fields := omit (.Values.extraPodSpec | default dict) "activeDeadlineSeconds" "dnsConfig" "dnsPolicy" "ephemeralContainers" "hostAliases" "hostIPC" "hostNetwork" "hostUsers" "hostname" "os" "overhead" "preemptionPolicy" "priority" "readinessGates" "schedulingGates" "setHostnameAsFQDN" "shareProcessNamespace" "subdomain" }}
 {{- range $name, $_ := $fields }}
 extraPodSpec.{{ $name }} is a field that the chart sets: use its value, such as volumes or affinity.
