@@ -1,7 +1,7 @@
-"""Resident memory of one replica: ready, after load, after a large request, with sessions.
+"""Resident memory of one replica: when ready, after load, after a large request, with a session.
 
-`python -m benchmarks.replica_memory` prints the table of docs/deploy/sizing.md. Memory is that of
-the service process, from /proc. Requests a second are those of `rope-service bench`.
+`python -m benchmarks.replica_memory` prints the table of docs/deploy/sizing.md. The memory is that
+of the service process, from /proc. `rope-service bench` measures the requests a second.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def measure(name: str, threads: int, variables: dict[str, str], seconds: float) 
             ready = resident_mib(pid)
             rates = [bench(started.url, work, seconds) for work in ("rotate", "attention")]
             loaded = resident_mib(pid)
-            q = np.ones((1, 4096, 32, 128), np.float32)  # 64 MiB, and 64 MiB of the answer
+            q = np.ones((1, 4096, 32, 128), np.float32)  # 64 MiB in, 64 MiB out
             client.rotate(q, rope={"theta": 10000.0})
             large = resident_mib(pid)
             held = ""

@@ -1,13 +1,13 @@
-"""Two replicas behind HAProxy beside one process: `python -m benchmarks.replicas`.
+"""Two replicas behind HAProxy, compared with one process: `python -m benchmarks.replicas`.
 
-Three ways take turns in each round: one process; HAProxy with one replica; HAProxy with two. The
-first replica has core 0. The load generator, HAProxy and the second replica share core 1, since two
-cores are all that this needs: read what a request costs, and not how many there are. "x one" is the
+Three setups take turns in each round: one process, HAProxy with one replica, HAProxy with two. The
+first replica has core 0. The load generator, HAProxy and the second replica share core 1, so that
+two cores are enough: compare the processor times of a request, and not the rates. "x one" is the
 rate divided by that of one process in the same round.
 
-- service us, HAProxy us: processor time of a request, of all replicas together and of HAProxy.
-- share: the part of the requests that the replica with more of them had.
-- load: the part of core 1 that the load generator used.
+- service us, HAProxy us: processor time of a request in all replicas together, and in HAProxy.
+- share: share of the processor time of the busier replica.
+- load: share of core 1 that the load generator used.
 
 Needs `haproxy`, `gcc` and `taskset`. Figures are medians of the rounds.
 """
@@ -31,7 +31,7 @@ from tests.service.planned import requests
 
 COLUMNS = {
     "workload, connections": "workload",
-    "way": "way",
+    "setup": "setup",
     "requests/s": "rate",
     "x one": "x_one",
     "p50 ms": "p50_ms",
@@ -51,7 +51,7 @@ ONE, ONE_BEHIND, TWO_BEHIND = "one process", "HAProxy, one", "HAProxy, two"
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """Where a replica is."""
+    """Ports of a replica, 0 for one that is not used."""
 
     http_port: int
     grpc_port: int
@@ -59,8 +59,8 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way to the service."""
+class Setup:
+    """One process, or HAProxy with replicas."""
 
     name: str
     port: int
@@ -69,8 +69,8 @@ class Way:
 
 
 @contextmanager
-def started() -> Iterator[list[Way]]:
-    """Start two replicas and two HAProxies; yield the ways."""
+def started() -> Iterator[list[Setup]]:
+    """Start two replicas and two HAProxies; yield the setups."""
     with ExitStack() as stack:
         found: list[tuple[Server, Replica]] = []
         for core in (0, 1):
@@ -94,49 +94,49 @@ def started() -> Iterator[list[Way]]:
             )
             proxies.append(Server("HAProxy", proxy.process.pid, proxy.http_port, None))
         yield [
-            Way(ONE, first.port, [first], None),
-            Way(ONE_BEHIND, proxies[0].port, [first], proxies[0]),
-            Way(TWO_BEHIND, proxies[1].port, [first, second], proxies[1]),
+            Setup(ONE, first.port, [first], None),
+            Setup(ONE_BEHIND, proxies[0].port, [first], proxies[0]),
+            Setup(TWO_BEHIND, proxies[1].port, [first, second], proxies[1]),
         ]
 
 
-def measure(way: Way, load: Load, *, compare_bytes: bool = False) -> Row:
-    """Load a way; return its figures."""
-    before = [server.cpu().total_s for server in way.services]
-    of_haproxy = way.haproxy.cpu().total_s if way.haproxy else 0.0
-    figures = load.run(str(way.port), compare_bytes=compare_bytes)
+def measure(setup: Setup, load: Load, *, compare_bytes: bool = False) -> Row:
+    """Send requests to a setup; return its figures."""
+    before = [server.cpu().total_s for server in setup.services]
+    haproxy_s = setup.haproxy.cpu().total_s if setup.haproxy else 0.0
+    figures = load.run(str(setup.port), compare_bytes=compare_bytes)
     taken = [
-        server.cpu().total_s - start for server, start in zip(way.services, before, strict=True)
+        server.cpu().total_s - start for server, start in zip(setup.services, before, strict=True)
     ]
-    of_haproxy = way.haproxy.cpu().total_s - of_haproxy if way.haproxy else 0.0
+    haproxy_s = setup.haproxy.cpu().total_s - haproxy_s if setup.haproxy else 0.0
     responses = figures["responses"]
     return {
         "rate": figures["rate"],
         "p50_ms": figures["p50_ms"],
         "p99_ms": figures["p99_ms"],
         "service_us": sum(taken) / responses * 1e6,
-        "haproxy_us": of_haproxy / responses * 1e6,
+        "haproxy_us": haproxy_s / responses * 1e6,
         "share": max(taken) / sum(taken) if sum(taken) else 1.0,
         "load_busy": figures["cpu_s"] / figures["elapsed_s"],
     }
 
 
 def rows_of(
-    ways: Sequence[Way],
+    setups: Sequence[Setup],
     name: str,
     exchanges: Sequence[Exchange],
     connections: int,
     rounds: int,
     seconds: float,
 ) -> Iterator[Row]:
-    """Measure all ways in turns; yield a row for each."""
+    """Measure all setups in turns; yield a row for each."""
     with exchange_files(exchanges) as files:
-        for way in ways:  # all bytes of each answer are compared before anything is timed
-            measure(way, Load(1, files, connections, 0.3), compare_bytes=True)
+        for setup in setups:  # all bytes of each answer are compared before anything is timed
+            measure(setup, Load(1, files, connections, 0.3), compare_bytes=True)
         load = Load(1, files, connections, seconds)
-        measured = [[measure(way, load) for way in ways] for _ in range(rounds)]
-        for i, way in enumerate(ways):
-            row: Row = {"workload": f"{name}, {connections}", "way": way.name}
+        measured = [[measure(setup, load) for setup in setups] for _ in range(rounds)]
+        for i, setup in enumerate(setups):
+            row: Row = {"workload": f"{name}, {connections}", "setup": setup.name}
             for figure in measured[0][i]:
                 row[figure] = median(float(str(each[i][figure])) for each in measured)
             ratios = [
@@ -162,11 +162,13 @@ def main() -> None:
         options.rounds, options.seconds, options.connections = 1, 0.1, [2]
     table.print_machine()
     table.print_header([*COLUMNS])
-    with started() as ways:
+    with started() as setups:
         for name, make in WORKLOADS.items():
             exchanges = [Exchange(*make(seed)) for seed in range(4)]
             for number in options.connections:
-                for row in rows_of(ways, name, exchanges, number, options.rounds, options.seconds):
+                for row in rows_of(
+                    setups, name, exchanges, number, options.rounds, options.seconds
+                ):
                     table.print_row(row.get(column, "") for column in COLUMNS.values())
 
 

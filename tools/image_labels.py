@@ -1,8 +1,8 @@
 """Print the build arguments from which the image gets its labels, for `docker build`.
 
-The version is that of the package, the revision and its time are those of Git (`-dirty` if files
-differ from it), so that a build of the same commit gets the same labels. `SOURCE` is the address of
-the repository, and `BASE_DIGEST` is in use anyway: set both in the environment for a release.
+The version is that of the package. The revision and its time are those of the commit in Git, with
+`-dirty` if files differ from it, so two builds of a commit get the same labels. For a release set
+two environment variables: `SOURCE`, the address of the repository, and `BASE_DIGEST`.
 """
 
 import os

@@ -11,6 +11,7 @@ from tools.chart.settings import render_schema
 
 
 def main() -> None:
+    """Write both files."""
     SCHEMA.write_text(render_schema())
     README.write_text(render_readme())
 

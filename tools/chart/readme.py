@@ -35,6 +35,7 @@ Files of values to start from; give several with `--values`, later ones win.
 
 
 def render_readme() -> str:
+    """Return README.md of the chart, with a table of all profiles and values."""
     profiles = [
         f"| `profiles/{path.name}` | {path.read_text().splitlines()[0].lstrip('# ')} |\n"
         for path in sorted(PROFILES.glob("*.yaml"))

@@ -15,7 +15,7 @@ NULLABLE = ("podSecurityContext", "securityContext", "topologySpreadConstraints"
 """Values that may be null: the chart then writes nothing."""
 
 NULLABLE_MAPS = ("resources", "settings", "labels")
-"""Definitions whose names may all be left out."""
+"""Definitions of maps that may be empty."""
 
 
 def variables() -> dict[str, dict[str, Any]]:
@@ -33,7 +33,7 @@ def _value_schema(field: dict[str, Any]) -> dict[str, Any]:
 
 
 def render_schema() -> str:
-    """Return values.schema.json with the settings that the service has."""
+    """Return values.schema.json with the settings of the service and the required values."""
     schema = json.loads(SCHEMA.read_text())
     known = variables()
     schema["definitions"]["settings"]["properties"] = known
@@ -52,15 +52,15 @@ def _require(
     definitions: dict[str, Any],
     needed: dict[str, set[str]],
 ) -> None:
-    """List values as required that templates cannot do without: null would remove them.
+    """Make values required that templates need, because null would remove them.
 
     Values that are empty in values.yaml may be null, except `settings`.
 
     Args:
-        schema: of a map of values.
-        values: the defaults of that map.
-        definitions: of the whole schema.
-        needed: for each definition that maps share, what all of them need; is filled in.
+        schema: schema of a map of values; changed by this function.
+        values: defaults of that map.
+        definitions: definitions of the whole schema.
+        needed: output: the required names of each definition that several maps use.
     """
     name = schema.get("$ref", "").rpartition("/")[2]
     target = definitions[name] if name else schema

@@ -21,7 +21,7 @@ class Value(NamedTuple):
 
 
 def read_values() -> list[Value]:
-    """Return the values that values.yaml describes, in its order.
+    """Return the values of values.yaml that have a comment "# --", in its order.
 
     Raises:
         ValueError: a value has no comment, and none above it has one.

@@ -1,4 +1,4 @@
-"""An application beside the service: the metrics of all its replicas as one page."""
+"""A second Ray application: the metrics of all replicas of the service as one page."""
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -15,7 +15,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.1})
 class Metrics:
-    """Answers each scrape with what the replicas measure at that time.
+    """Answers each scrape with the current metrics of all replicas.
 
     Args:
         app: name of the application of the service.
