@@ -1,6 +1,6 @@
 """A small service of KV sessions, HTTP and WebSocket, over a real socket, for tests of the client.
 
-It can lose an answer after it has done what was asked.
+It can lose an answer after it has performed the request.
 """
 
 import base64
@@ -106,9 +106,9 @@ class FakeService:
                    "expected_generation": params["expected_generations"][i],
                    "layer": params.get("layers", [params.get("layer", 0)] * 99)[i]}  # fmt: skip
             try:
-                made, told = self.run(session_id, "step", part, one)
+                made, answer = self.run(session_id, "step", part, one)
                 outs.append(made["out"])
-                results.append({"session": session_id, "status": 200, "length": told["length"]})
+                results.append({"session": session_id, "status": 200, "length": answer["length"]})
             except Problem as problem:
                 outs.append(np.zeros_like(part["q"]))
                 results.append({"session": session_id, **problem.body})
@@ -213,8 +213,8 @@ def stream(handler, path):
             tensors, params = decode(bytes(frame.data), SAFETENSORS)
             op, seq = params.pop("op"), params.pop("seq")
             try:
-                tensors, told = service.run(session_id, op, tensors, params)
-                protocol.send_binary(encode(tensors, {**told, "op": op, "seq": seq}, SAFETENSORS))
+                tensors, answer = service.run(session_id, op, tensors, params)
+                protocol.send_binary(encode(tensors, {**answer, "op": op, "seq": seq}, SAFETENSORS))
             except Problem as problem:
                 protocol.send_text(json.dumps({**problem.body, "seq": seq}).encode())
             if service.loses():

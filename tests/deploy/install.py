@@ -8,7 +8,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.deploy.installations import (
     is_rotated,
     rotate_over_http,
 )
+from tests.deploy.report import check, print_line
 
 TORCH = shlex.split(os.environ.get("TORCH", "torch==2.13.0"))
 
@@ -40,16 +40,16 @@ def main() -> None:
         with service.serve(log) as url:
             responses["rope-service"] = rotate_over_http(url)
             responses["rope-client"] = environments["rope-client"].run(CLIENT_CALL, url)
-        _check("gRPC is off" in log.read_text(), "the log says that gRPC is off")
+        check("gRPC is off" in log.read_text(), "the log says that gRPC is off")
         for each, response in responses.items():
-            _print(f"{each}: {response}")
-            _check(is_rotated(response), f"{each} rotates")
+            print_line(f"{each}: {response}")
+            check(is_rotated(response), f"{each} rotates")
         start = time.monotonic()
         pip.run(service, "install", "rope-service[grpc]")
         _report(pip, "rope-service[grpc]", service, start)
         with service.serve(log):
-            _check("gRPC listens" in log.read_text(), "the log says that gRPC listens")
-    _print("install test passed")
+            check("gRPC listens" in log.read_text(), "the log says that gRPC listens")
+    print_line("install test passed")
 
 
 class Pip:
@@ -75,7 +75,7 @@ def _install(pip: Pip, folder: Path, name: str) -> Environment:
     pip.run(environment, "install", str(folder / PROJECTS[name]))
     _report(pip, name, environment, start)
     found = environment.importable(UNNEEDED[name])
-    _check(not found, f"{name} brings no {found}")
+    check(not found, f"{name} brings no {found}")
     return environment
 
 
@@ -84,17 +84,7 @@ def _report(pip: Pip, name: str, environment: Environment, start: float) -> None
     packages = json.loads(pip.run(environment, "list", "--format", "json"))
     files = (file for file in environment.site_packages.rglob("*") if file.is_file())
     num_bytes = sum(file.stat().st_size for file in files)
-    _print(f"{name}: {len(packages)} packages, {num_bytes / 1e6:.0f} MB, {seconds:.0f} s")
-
-
-def _check(is_met: bool, condition: str) -> None:
-    if not is_met:
-        raise SystemExit(f"install test FAILED: {condition}")
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    print_line(f"{name}: {len(packages)} packages, {num_bytes / 1e6:.0f} MB, {seconds:.0f} s")
 
 
 if __name__ == "__main__":

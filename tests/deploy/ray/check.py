@@ -216,7 +216,7 @@ def check_autoscaling(ray_cluster: Cluster) -> None:
 
 
 def check_lost_device(ray_cluster: Cluster, url: str) -> None:
-    """A replica whose device is lost is replaced."""
+    """A replica with a lost device is replaced."""
     faults = {"INJECT_FAULTS": "device.lost=0.01"}
     ray_cluster.deploy(env=faults, num_replicas=2)
     before = ray_cluster.replicas().keys()
